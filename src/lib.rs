@@ -1,0 +1,3 @@
+//! Step inside Stable Diffusion: every stage is a function that can be called alone.
+#![deny(missing_docs)]
+
