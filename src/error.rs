@@ -1,0 +1,134 @@
+//! What can go wrong, said so that a person knows what to do next.
+
+use std::path::{Path, PathBuf};
+
+/// The result of every stage.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What was wrong, what was expected, what was got, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value outside what the stage is defined for.
+    #[error("{what}: expected {expected}, got {got}{}", hint(.todo))]
+    Argument {
+        /// The argument's name.
+        what: String,
+        /// The values that it can have.
+        expected: String,
+        /// The value that it had.
+        got: String,
+        /// What to do, or empty.
+        todo: String,
+    },
+    /// A tensor whose shape does not fit.
+    #[error("{what}: expected the shape {expected}, got {got:?}")]
+    Shape {
+        /// The tensor's name.
+        what: String,
+        /// The shape that it should have.
+        expected: String,
+        /// The shape that it had.
+        got: Vec<i64>,
+    },
+    /// A configuration that cannot be read or cannot be built.
+    #[error("{}: {message}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what was expected.
+        message: String,
+    },
+    /// A file of weights that cannot be read or does not fit its configuration.
+    #[error("{}: {message}", .path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what was expected.
+        message: String,
+    },
+    /// A file that cannot be read or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A picture that cannot be read, written or shown.
+    #[error("{what}: {message}")]
+    Image {
+        /// The picture.
+        what: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A tokenizer that cannot be built or used.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A chart that could not be drawn.
+    #[error("figure: {0}")]
+    Figure(String),
+    /// A device that was asked for and is not there.
+    #[error("device {asked}: {reason}")]
+    Device {
+        /// The device's name.
+        asked: String,
+        /// Why it cannot be used, and what to do.
+        reason: String,
+    },
+    /// A computation that libtorch refused.
+    #[error("libtorch: {}", first_line(.0))]
+    Tensor(#[from] tch::TchError),
+}
+
+fn hint(todo: &str) -> String {
+    if todo.is_empty() { String::new() } else { format!("; {todo}") }
+}
+
+/// libtorch appends its C++ stack to every message.
+fn first_line(error: &tch::TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+impl Error {
+    /// A value outside what the stage is defined for. `todo` may be empty.
+    pub fn argument(
+        what: impl ToString,
+        expected: impl ToString,
+        got: impl ToString,
+        todo: impl ToString,
+    ) -> Self {
+        Self::Argument {
+            what: what.to_string(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+            todo: todo.to_string(),
+        }
+    }
+
+    /// A tensor whose shape does not fit.
+    pub fn shape(what: impl ToString, expected: impl ToString, got: &[i64]) -> Self {
+        Self::Shape { what: what.to_string(), expected: expected.to_string(), got: got.to_vec() }
+    }
+
+    /// A configuration that cannot be read or built.
+    pub fn config(path: impl AsRef<Path>, message: impl ToString) -> Self {
+        Self::Config { path: path.as_ref().to_owned(), message: message.to_string() }
+    }
+
+    /// A file of weights that cannot be used.
+    pub fn weights(path: impl AsRef<Path>, message: impl ToString) -> Self {
+        Self::Weights { path: path.as_ref().to_owned(), message: message.to_string() }
+    }
+
+    /// A file that cannot be read or written.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_owned(), source }
+    }
+
+    /// A picture that cannot be read, written or shown.
+    pub fn image(what: impl ToString, message: impl ToString) -> Self {
+        Self::Image { what: what.to_string(), message: message.to_string() }
+    }
+}
