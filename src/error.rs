@@ -131,4 +131,12 @@ impl Error {
     pub fn image(what: impl ToString, message: impl ToString) -> Self {
         Self::Image { what: what.to_string(), message: message.to_string() }
     }
+
+    /// The same error, told of the configuration file that it came from.
+    pub(crate) fn in_config(self, path: &Path) -> Self {
+        match self {
+            Self::Argument { .. } | Self::Shape { .. } => Self::config(path, self),
+            other => other,
+        }
+    }
 }

@@ -1,0 +1,164 @@
+//! Where tensors live: CUDA if it is there, else the CPU, and why.
+
+use std::fmt;
+
+use tch::Device;
+
+use crate::{Error, Result};
+
+/// The environment variable that overrides the choice: `cpu`, `cuda`, `cuda:1`, `mps`.
+pub const VARIABLE: &str = "DIFFUSCOPE_DEVICE";
+
+/// A device, and why it was picked.
+#[derive(Debug, Clone)]
+pub struct Picked {
+    /// The device.
+    pub device: Device,
+    /// The reason, for a person.
+    pub why: String,
+}
+
+impl fmt::Display for Picked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", name(self.device), self.why)
+    }
+}
+
+/// The name that [`pick`] understands.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cpu => "cpu".into(),
+        Device::Cuda(index) => format!("cuda:{index}"),
+        Device::Mps => "mps".into(),
+        Device::Vulkan => "vulkan".into(),
+    }
+}
+
+/// Whether CUDA can be used, and if not, what is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cuda {
+    /// This many GPUs can be used.
+    Usable(i64),
+    /// libtorch was built for CPUs: it has no CUDA library.
+    CpuBuild,
+    /// libtorch's CUDA library is there and could not be loaded; the linker's reason.
+    NotLoaded(String),
+    /// libtorch's CUDA library is loaded and no NVIDIA driver is installed.
+    NoDriver,
+    /// Library and driver are there and no GPU was found.
+    NoGpu,
+}
+
+impl fmt::Display for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cuda::Usable(count) => write!(f, "CUDA is usable, {count} GPU(s)"),
+            Cuda::CpuBuild => write!(f, "this libtorch is built for CPUs, without CUDA"),
+            Cuda::NotLoaded(reason) => {
+                write!(f, "libtorch's CUDA library is set up for CPU use only ({reason})")
+            }
+            Cuda::NoDriver => write!(
+                f,
+                "libtorch_cuda is loaded; the NVIDIA driver (libcuda.so.1) is missing on this machine"
+            ),
+            Cuda::NoGpu => write!(f, "libtorch_cuda and the driver are loaded; no GPU was found"),
+        }
+    }
+}
+
+/// Loads libtorch's CUDA library and says whether CUDA can be used.
+///
+/// A linker drops `libtorch_cuda` from a program that refers to nothing in it, and libtorch then
+/// reports that there is no CUDA. So it is loaded here, when the program runs.
+pub fn cuda() -> Cuda {
+    let loaded = load_cuda_library();
+    if tch::Cuda::is_available() {
+        return Cuda::Usable(tch::Cuda::device_count());
+    }
+    match loaded {
+        Ok(()) if load(DRIVER.as_ref()).is_err() => Cuda::NoDriver,
+        Ok(()) => Cuda::NoGpu,
+        Err(None) => Cuda::CpuBuild,
+        Err(Some(reason)) => Cuda::NotLoaded(reason),
+    }
+}
+
+#[cfg(windows)]
+const LIBRARY: &str = "torch_cuda.dll";
+#[cfg(not(windows))]
+const LIBRARY: &str = "libtorch_cuda.so";
+#[cfg(windows)]
+const DRIVER: &str = "nvcuda.dll";
+#[cfg(not(windows))]
+const DRIVER: &str = "libcuda.so.1";
+
+fn load(library: &std::ffi::OsStr) -> std::result::Result<(), String> {
+    // SAFETY: libtorch's and NVIDIA's libraries may be initialised at any time.
+    let library = unsafe { libloading::Library::new(library) }.map_err(|e| e.to_string())?;
+    // Registered kernels point into the library: it stays for the life of the process.
+    std::mem::forget(library);
+    Ok(())
+}
+
+/// `Err(None)`: there is no such library. `Err(Some(reason))`: it is there and does not load.
+fn load_cuda_library() -> std::result::Result<(), Option<String>> {
+    let from_folder = std::env::var_os("LIBTORCH")
+        .map(|root| std::path::Path::new(&root).join("lib").join(LIBRARY))
+        .filter(|path| path.exists());
+    let target = from_folder.clone().map_or_else(|| LIBRARY.into(), |p| p.into_os_string());
+    load(&target).map_err(|reason| {
+        let absent = from_folder.is_none() && reason.contains(&format!("{LIBRARY}: cannot open"));
+        (!absent).then_some(reason)
+    })
+}
+
+/// Picks a device: `choice`, else the variable `DIFFUSCOPE_DEVICE`, else CUDA if it can be used,
+/// else the CPU.
+///
+/// # Errors
+/// A name that is no device; CUDA asked for where it cannot be used.
+///
+/// # Examples
+/// ```
+/// let picked = diffuscope::device::pick(Some("cpu"))?;
+/// println!("{picked}");
+/// # Ok::<(), diffuscope::Error>(())
+/// ```
+pub fn pick(choice: Option<&str>) -> Result<Picked> {
+    let (asked, why) = match (choice, std::env::var(VARIABLE)) {
+        (Some(choice), _) => (choice.to_owned(), "as asked for".to_owned()),
+        (None, Ok(variable)) if !variable.is_empty() => (variable, format!("from {VARIABLE}")),
+        _ => {
+            return Ok(match cuda() {
+                Cuda::Usable(_) => Picked { device: Device::Cuda(0), why: "CUDA is usable".into() },
+                reason => Picked { device: Device::Cpu, why: reason.to_string() },
+            });
+        }
+    };
+    let refuse = |reason: String| Error::Device { asked: asked.clone(), reason };
+    let device = match asked.to_ascii_lowercase().as_str() {
+        "cpu" => Device::Cpu,
+        "mps" if tch::utils::has_mps() => Device::Mps,
+        "mps" => return Err(refuse("this machine has no MPS; use cpu".into())),
+        other => {
+            let index = match other.strip_prefix("cuda") {
+                Some("") => Some(0),
+                Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse::<usize>().ok()),
+                None => None,
+            };
+            let index = index.ok_or_else(|| {
+                refuse("is not a device; expected cpu, cuda, cuda:N or mps".into())
+            })?;
+            match cuda() {
+                Cuda::Usable(count) if (index as i64) < count => Device::Cuda(index),
+                Cuda::Usable(count) => {
+                    return Err(refuse(format!("there are {count} GPU(s), numbered from 0")));
+                }
+                reason => {
+                    return Err(refuse(format!("{reason}; use cpu, or see `cargo xtask doctor`")));
+                }
+            }
+        }
+    };
+    Ok(Picked { device, why })
+}

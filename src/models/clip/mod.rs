@@ -1,0 +1,7 @@
+//! From a prompt to the context that the U-Net attends to.
+
+mod text_encoder;
+mod tokenizer;
+
+pub use text_encoder::{TextConfig, TextEncoder};
+pub use tokenizer::{Encoding, Tokenizer};

@@ -1,0 +1,217 @@
+//! CLIP's text encoder: a causal transformer over 77 tokens.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::super::layers::{LayerNorm, Linear, attention, join_heads, split_heads};
+use crate::weights::{Init, Params, read_config, weight_files};
+use crate::{Error, Result};
+
+/// `text_encoder/config.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are transformers' own")]
+pub struct TextConfig {
+    pub vocab_size: i64,
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    pub num_hidden_layers: i64,
+    pub num_attention_heads: i64,
+    pub max_position_embeddings: i64,
+    /// `quick_gelu` in SD 1.x, `gelu` in SD 2.x.
+    pub hidden_act: String,
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-5
+}
+
+impl TextConfig {
+    fn check(&self) -> Result<()> {
+        let positive = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (name, value) in positive {
+            if !(1..=1 << 20).contains(&value) {
+                return Err(Error::argument(name, "a count of 1 and more", value, ""));
+            }
+        }
+        if self.hidden_size % self.num_attention_heads != 0 {
+            let expected =
+                format!("a multiple of num_attention_heads {}", self.num_attention_heads);
+            return Err(Error::argument("hidden_size", expected, self.hidden_size, ""));
+        }
+        Activation::parse(&self.hidden_act).map(|_| ())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Activation {
+    QuickGelu,
+    Gelu,
+}
+
+impl Activation {
+    fn parse(name: &str) -> Result<Self> {
+        match name {
+            "quick_gelu" => Ok(Self::QuickGelu),
+            "gelu" => Ok(Self::Gelu),
+            other => Err(Error::argument("hidden_act", "quick_gelu or gelu", other, "")),
+        }
+    }
+
+    fn forward(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::QuickGelu => x * (x * 1.702).sigmoid(),
+            Self::Gelu => x.gelu("none"),
+        }
+    }
+}
+
+struct Layer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Layer {
+    fn new(params: &Params, config: &TextConfig) -> Self {
+        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        let attn = params / "self_attn";
+        let mlp = params / "mlp";
+        Self {
+            layer_norm1: LayerNorm::new(&(params / "layer_norm1"), width, eps),
+            q_proj: Linear::new(&(&attn / "q_proj"), width, width),
+            k_proj: Linear::new(&(&attn / "k_proj"), width, width),
+            v_proj: Linear::new(&(&attn / "v_proj"), width, width),
+            out_proj: Linear::new(&(&attn / "out_proj"), width, width),
+            layer_norm2: LayerNorm::new(&(params / "layer_norm2"), width, eps),
+            fc1: Linear::new(&(&mlp / "fc1"), width, config.intermediate_size),
+            fc2: Linear::new(&(&mlp / "fc2"), config.intermediate_size, width),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, heads: i64, activation: Activation) -> Tensor {
+        let h = self.layer_norm1.forward(x);
+        let [q, k, v] =
+            [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| split_heads(&p.forward(&h), heads));
+        let x = x + self.out_proj.forward(&join_heads(&attention(&q, &k, &v, true, false)));
+        let h = activation.forward(&self.fc1.forward(&self.layer_norm2.forward(&x)));
+        x + self.fc2.forward(&h)
+    }
+}
+
+/// CLIP's text encoder: token ids [B, 77] to the context [B, 77, hidden_size].
+///
+/// SD 1.x takes the last layer's state, SD 2.x the penultimate one of OpenCLIP; diffusers' SD 2.x
+/// weights already lack the last layer, so both are the final layer norm of the last state here.
+pub struct TextEncoder {
+    config: TextConfig,
+    activation: Activation,
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    layers: Vec<Layer>,
+    final_layer_norm: LayerNorm,
+}
+
+impl TextEncoder {
+    /// Builds the encoder from its configuration and weights.
+    ///
+    /// # Errors
+    /// A configuration that cannot be built, or weights that do not fit it.
+    pub fn new(params: &Params, config: &TextConfig) -> Result<Self> {
+        config.check()?;
+        // Newer versions of transformers write the same names without this scope.
+        let fresh_or_old = !params.has("embeddings");
+        let params = if fresh_or_old { params / "text_model" } else { params.clone() };
+        let embeddings = &params / "embeddings";
+        embeddings.ignore("position_ids");
+        let (vocabulary, width) = (config.vocab_size, config.hidden_size);
+        let token_embedding = (&embeddings / "token_embedding").tensor(
+            "weight",
+            &[vocabulary, width],
+            Init::Normal(0.02),
+        );
+        let position_embedding = (&embeddings / "position_embedding").tensor(
+            "weight",
+            &[config.max_position_embeddings, width],
+            Init::Normal(0.02),
+        );
+        let layers = &params / "encoder" / "layers";
+        let encoder = Self {
+            activation: Activation::parse(&config.hidden_act)?,
+            token_embedding,
+            position_embedding,
+            layers: (0..config.num_hidden_layers)
+                .map(|i| Layer::new(&(&layers / i), config))
+                .collect(),
+            final_layer_norm: LayerNorm::new(
+                &(&params / "final_layer_norm"),
+                width,
+                config.layer_norm_eps,
+            ),
+            config: config.clone(),
+        };
+        params.finish()?;
+        Ok(encoder)
+    }
+
+    /// Opens the folder `text_encoder/`.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::new`], and files that cannot be read.
+    pub fn open(folder: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
+        let path = folder.as_ref().join("config.json");
+        let config = read_config(&path)?;
+        let params = Params::open(&weight_files(&folder)?, kind, device)?;
+        Self::new(&params, &config).map_err(|e| e.in_config(&path))
+    }
+
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &TextConfig {
+        &self.config
+    }
+
+    /// Token ids to the context that the U-Net attends to.
+    ///
+    /// # Shapes
+    /// `ids` [B, n] int64 with n up to `max_position_embeddings` (77); returns [B, n, hidden_size].
+    /// # Errors
+    /// Another shape; an id outside the vocabulary.
+    pub fn encode(&self, ids: &Tensor) -> Result<Tensor> {
+        let size = ids.size();
+        if size.len() != 2 || size[1] < 1 || size[1] > self.config.max_position_embeddings {
+            let expected = format!("[B, 1..={}]", self.config.max_position_embeddings);
+            return Err(Error::shape("token ids", expected, &size));
+        }
+        let (low, high) = (ids.min().int64_value(&[]), ids.max().int64_value(&[]));
+        if low < 0 || high >= self.config.vocab_size {
+            return Err(Error::argument(
+                "token ids",
+                format!("0..{}", self.config.vocab_size),
+                if low < 0 { low } else { high },
+                "use the tokenizer that belongs to this text encoder",
+            ));
+        }
+        let ids = ids.f_to_device(self.token_embedding.device())?;
+        let tokens = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
+        let mut x = tokens + self.position_embedding.narrow(0, 0, size[1]);
+        for layer in &self.layers {
+            x = layer.forward(&x, self.config.num_attention_heads, self.activation);
+        }
+        Ok(self.final_layer_norm.forward(&x))
+    }
+}

@@ -1,0 +1,175 @@
+//! CLIP's byte-pair tokenizer.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use tch::Tensor;
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+use crate::{Error, Result};
+
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+
+/// Stable Diffusion's tokenizer: text to exactly 77 ids.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    start: i64,
+    end: i64,
+    pad: i64,
+    length: usize,
+}
+
+/// A prompt as the text encoder sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoding {
+    /// 77 ids: start, the text's, end, padding.
+    pub ids: Vec<i64>,
+    /// The pieces of text that the ids stand for; `</w>` ends a word.
+    pub tokens: Vec<String>,
+    /// The end of the prompt that did not fit, if any.
+    pub cut: Option<String>,
+}
+
+impl Encoding {
+    /// The ids as a tensor [1, 77].
+    pub fn tensor(&self) -> Tensor {
+        Tensor::from_slice(&self.ids).unsqueeze(0)
+    }
+}
+
+/// The only part of `tokenizer_config.json` and `special_tokens_map.json` that matters here.
+#[derive(Deserialize)]
+struct Special {
+    pad_token: Option<PadToken>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PadToken {
+    Text(String),
+    Object { content: String },
+}
+
+impl Tokenizer {
+    /// Builds CLIP's tokenizer from its vocabulary and merges, padding with the end token (SD 1.x).
+    ///
+    /// # Errors
+    /// Files that cannot be read or that are not a byte-pair vocabulary.
+    pub fn new(vocabulary: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
+        let text = |p: &Path| p.to_str().map(str::to_owned).ok_or_else(|| said("not a UTF-8 path"));
+        let (vocabulary, merges) = (text(vocabulary.as_ref())?, text(merges.as_ref())?);
+        let bpe = BPE::from_file(&vocabulary, &merges)
+            .unk_token(END.into())
+            .end_of_word_suffix("</w>".into())
+            .build()
+            .map_err(|e| said(format!("{vocabulary}, {merges}: {e}")))?;
+        let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+        let split =
+            Split::new(SplitPattern::Regex(words.into()), SplitDelimiterBehavior::Removed, true)
+                .map_err(said)?;
+        let spaces = Replace::new(
+            tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()),
+            " ",
+        )
+        .map_err(said)?;
+        let mut inner = tokenizers::Tokenizer::new(bpe);
+        inner.with_normalizer(Some(Normalizers::new(vec![
+            NFC.into(),
+            spaces.into(),
+            Lowercase.into(),
+        ])));
+        inner.with_pre_tokenizer(Some(PreTokenizers::new(vec![
+            split.into(),
+            ByteLevel::new(false, true, true).into(),
+        ])));
+        inner.add_special_tokens(&[AddedToken::from(START, true), AddedToken::from(END, true)]);
+        Self::from_parts(inner, END)
+    }
+
+    /// Opens the folder `tokenizer/`: `vocab.json` and `merges.txt`, or `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::new`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+        let whole = folder.join("tokenizer.json");
+        let mut tokenizer = if vocabulary.is_file() || !whole.is_file() {
+            Self::new(vocabulary, merges)?
+        } else {
+            let mut inner = tokenizers::Tokenizer::from_file(&whole)
+                .map_err(|e| said(format!("{}: {e}", whole.display())))?;
+            // Padding and cutting are done here, where they can be told of.
+            inner.with_padding(None);
+            inner.with_truncation(None).map_err(said)?;
+            Self::from_parts(inner, END)?
+        };
+        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+            let path = folder.join(name);
+            if !path.is_file() {
+                continue;
+            }
+            if let Some(pad) = crate::weights::read_config::<Special>(&path)?.pad_token {
+                let (PadToken::Text(pad) | PadToken::Object { content: pad }) = pad;
+                tokenizer.pad = tokenizer.id(&pad)?;
+                break;
+            }
+        }
+        Ok(tokenizer)
+    }
+
+    fn from_parts(inner: tokenizers::Tokenizer, pad: &str) -> Result<Self> {
+        let mut tokenizer = Self { inner, start: 0, end: 0, pad: 0, length: 77 };
+        tokenizer.start = tokenizer.id(START)?;
+        tokenizer.end = tokenizer.id(END)?;
+        tokenizer.pad = tokenizer.id(pad)?;
+        Ok(tokenizer)
+    }
+
+    /// The id of one token of the vocabulary.
+    ///
+    /// # Errors
+    /// A token that the vocabulary does not have.
+    pub fn id(&self, token: &str) -> Result<i64> {
+        let id =
+            self.inner.token_to_id(token).ok_or_else(|| said(format!("no token {token:?}")))?;
+        Ok(id.into())
+    }
+
+    /// A prompt as 77 ids: start, at most 75 of the text's, end, padding. A longer prompt is cut
+    /// and [`Encoding::cut`] says what was lost.
+    ///
+    /// # Errors
+    /// A text that the vocabulary cannot express.
+    pub fn encode(&self, prompt: &str) -> Result<Encoding> {
+        let encoded = self.inner.encode_fast(prompt, false).map_err(said)?;
+        let room = self.length - 2;
+        let text = encoded.get_ids();
+        let kept = text.len().min(room);
+        let cut = text.get(room..).filter(|rest| !rest.is_empty()).map(|rest| {
+            let rest: Vec<String> =
+                rest.iter().map(|&id| self.token(id.into()).replace("</w>", " ")).collect();
+            rest.concat().trim_end().to_owned()
+        });
+        let mut ids = vec![self.start];
+        ids.extend(text.iter().take(kept).map(|&id| i64::from(id)));
+        ids.push(self.end);
+        ids.resize(self.length, self.pad);
+        let tokens = ids.iter().map(|&id| self.token(id)).collect();
+        Ok(Encoding { ids, tokens, cut })
+    }
+
+    fn token(&self, id: i64) -> String {
+        u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)).unwrap_or_default()
+    }
+}
+
+fn said(reason: impl ToString) -> Error {
+    Error::Tokenizer(reason.to_string())
+}

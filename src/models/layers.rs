@@ -1,0 +1,199 @@
+//! The layers that all three networks are made of.
+
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+use crate::weights::{Init, Params};
+
+/// `y = x W^T + b`
+pub(super) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub fn new(params: &Params, inputs: i64, outputs: i64) -> Self {
+        let bias = params.tensor("bias", &[outputs], Init::FanIn(inputs));
+        Self { bias: Some(bias), ..Self::no_bias(params, inputs, outputs) }
+    }
+
+    pub fn no_bias(params: &Params, inputs: i64, outputs: i64) -> Self {
+        let weight = params.tensor("weight", &[outputs, inputs], Init::FanIn(inputs));
+        Self { weight, bias: None }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// A square convolution.
+pub(super) struct Conv2d {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv2d {
+    pub fn new(params: &Params, inputs: i64, outputs: i64, kernel: i64) -> Self {
+        Self::strided(params, inputs, outputs, kernel, 1, kernel / 2)
+    }
+
+    pub fn strided(
+        params: &Params,
+        inputs: i64,
+        outputs: i64,
+        kernel: i64,
+        stride: i64,
+        padding: i64,
+    ) -> Self {
+        let init = Init::FanIn(inputs * kernel * kernel);
+        let weight = params.tensor("weight", &[outputs, inputs, kernel, kernel], init);
+        let bias = params.tensor("bias", &[outputs], init);
+        Self { weight, bias, stride, padding }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.conv2d(&self.weight, Some(&self.bias), self.stride, self.padding, 1, 1)
+    }
+}
+
+pub(super) struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    eps: f64,
+}
+
+impl GroupNorm {
+    pub fn new(params: &Params, groups: i64, channels: i64, eps: f64) -> Self {
+        let weight = params.tensor("weight", &[channels], Init::Ones);
+        let bias = params.tensor("bias", &[channels], Init::Zeros);
+        Self { weight, bias, groups, eps }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+pub(super) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    pub fn new(params: &Params, width: i64, eps: f64) -> Self {
+        let weight = params.tensor("weight", &[width], Init::Ones);
+        let bias = params.tensor("bias", &[width], Init::Zeros);
+        Self { weight, bias, eps }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// A residual block of two convolutions; the U-Net's adds the timestep's embedding between them.
+pub(super) struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    /// `time_width`: the timestep embedding's width, `None` in the VAE.
+    pub fn new(
+        params: &Params,
+        inputs: i64,
+        outputs: i64,
+        time_width: Option<i64>,
+        groups: i64,
+        eps: f64,
+    ) -> Self {
+        Self {
+            norm1: GroupNorm::new(&(params / "norm1"), groups, inputs, eps),
+            conv1: Conv2d::new(&(params / "conv1"), inputs, outputs, 3),
+            time_emb_proj: time_width
+                .map(|width| Linear::new(&(params / "time_emb_proj"), width, outputs)),
+            norm2: GroupNorm::new(&(params / "norm2"), groups, outputs, eps),
+            conv2: Conv2d::new(&(params / "conv2"), outputs, outputs, 3),
+            conv_shortcut: (inputs != outputs)
+                .then(|| Conv2d::new(&(params / "conv_shortcut"), inputs, outputs, 1)),
+        }
+    }
+
+    pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
+        let mut h = self.conv1.forward(&self.norm1.forward(x).silu());
+        if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
+            h += proj.forward(&time.silu()).unsqueeze(-1).unsqueeze(-1);
+        }
+        let h = self.conv2.forward(&self.norm2.forward(&h).silu());
+        match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x) + h,
+            None => x + h,
+        }
+    }
+}
+
+/// Splits the last dimension into heads: [B, n, heads * width] to [B, heads, n, width].
+pub(super) fn split_heads(x: &Tensor, heads: i64) -> Tensor {
+    let (batch, n, width) = (x.size()[0], x.size()[1], x.size()[2]);
+    x.view([batch, n, heads, width / heads]).transpose(1, 2)
+}
+
+/// The inverse of [`split_heads`].
+pub(super) fn join_heads(x: &Tensor) -> Tensor {
+    let size = x.size();
+    x.transpose(1, 2).reshape([size[0], size[2], size[1] * size[3]])
+}
+
+/// `softmax(q k^T / sqrt(d)) v`, Vaswani et al. 2017, eq. 1. `upcast` computes it in f32.
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, upcast: bool) -> Tensor {
+    let kind = v.kind();
+    let wide = |x: &Tensor| if upcast { x.to_kind(Kind::Float) } else { x.shallow_clone() };
+    let none = None::<&Tensor>;
+    Tensor::scaled_dot_product_attention(
+        &wide(q),
+        &wide(k),
+        &wide(v),
+        none,
+        0.,
+        causal,
+        None::<f64>,
+        false,
+    )
+    .to_kind(kind)
+}
+
+/// The weights of [`attention`] that libtorch's fused kernel never stores: [B, heads, n, m] in f32.
+pub(super) fn attention_weights(q: &Tensor, k: &Tensor) -> Tensor {
+    let (q, k) = (q.to_kind(Kind::Float), k.to_kind(Kind::Float));
+    let scale = 1. / (q.size()[3] as f64).sqrt();
+    (q.matmul(&k.transpose(-2, -1)) * scale).softmax(-1, Kind::Float)
+}
+
+/// One value for all levels, or one a level, as diffusers' configurations write it.
+#[derive(Debug, Clone, Deserialize, serde::Serialize, PartialEq)]
+#[serde(untagged)]
+pub enum PerLevel {
+    /// The same for every level.
+    One(i64),
+    /// One a level, from the outermost in.
+    Each(Vec<i64>),
+}
+
+impl PerLevel {
+    /// The values of `levels` levels, or `None` where there is not one for each.
+    pub fn levels(&self, levels: usize) -> Option<Vec<i64>> {
+        match self {
+            PerLevel::One(n) => Some(vec![*n; levels]),
+            PerLevel::Each(all) => (all.len() == levels).then(|| all.clone()),
+        }
+    }
+}
