@@ -1,10 +1,19 @@
 //! Step inside Stable Diffusion: every stage is a function that can be called alone.
 #![deny(missing_docs)]
 
-pub mod device;
-mod error;
+pub mod schedule;
+pub mod forward;
+pub mod prediction;
+pub mod denoiser;
+pub mod guidance;
+pub mod sampler;
 pub mod models;
-pub mod noise;
 pub mod weights;
+pub mod noise;
+pub mod device;
+pub mod picture;
+pub mod train;
+
+mod error;
 
 pub use error::{Error, Result};

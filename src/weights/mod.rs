@@ -6,4 +6,5 @@ mod tensors;
 
 pub use folder::{read_config, weight_files};
 pub use params::{Init, Params};
+pub(crate) use tensors::write_file;
 pub use tensors::{TensorFile, write_tensors};

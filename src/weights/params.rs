@@ -63,8 +63,8 @@ impl Params {
 
     /// Fresh tensors that require gradients, drawn from torch's global generator: call it inside
     /// [`crate::noise::with_seed`].
-    pub fn fresh(device: Device) -> Self {
-        Self::new(Vec::new(), PathBuf::from("fresh weights"), Kind::Float, device)
+    pub fn fresh(kind: Kind, device: Device) -> Self {
+        Self::new(Vec::new(), PathBuf::from("fresh weights"), kind, device)
     }
 
     fn new(files: Vec<TensorFile>, from: PathBuf, kind: Kind, device: Device) -> Self {
@@ -105,7 +105,7 @@ impl Params {
         let name = format!("{}{name}", self.prefix);
         let mut store = self.store.borrow_mut();
         let made = if store.files.is_empty() {
-            fresh(shape, init, store.device)
+            fresh(shape, init, store.kind, store.device)
         } else {
             store.load(&name, shape)
         };
@@ -215,7 +215,7 @@ impl Store {
     }
 }
 
-fn fresh(shape: &[i64], init: Init, device: Device) -> std::result::Result<Tensor, String> {
+fn fresh(shape: &[i64], init: Init, kind: Kind, device: Device) -> std::result::Result<Tensor, String> {
     let empty = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|e| e.to_string())?;
     let mut tensor = empty;
     match init {
@@ -227,6 +227,7 @@ fn fresh(shape: &[i64], init: Init, device: Device) -> std::result::Result<Tenso
         Init::Ones => tensor.f_fill_(1.),
         Init::Zeros => tensor.f_zero_(),
     }
+    .and_then(|t| t.f_to_kind(kind))
     .and_then(|t| t.f_to_device(device))
     .map(|t| t.set_requires_grad(true))
     .map_err(|e| e.to_string())

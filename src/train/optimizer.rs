@@ -1,0 +1,223 @@
+//! AdamW with f32 master weights, and their moving average.
+
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{Error, Result};
+
+/// AdamW's own numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// How fast the mean of the gradients forgets.
+    pub beta1: f64,
+    /// How fast the mean of their squares forgets.
+    pub beta2: f64,
+    /// Keeps the division finite.
+    pub eps: f64,
+    /// How much of a matrix is lost a step, times the learning rate. Biases, norms and embeddings lose none.
+    pub weight_decay: f64,
+    /// The largest norm of all gradients together; larger ones are scaled down to it.
+    pub max_grad_norm: f64,
+    /// How slowly the moving average follows, in the long run.
+    pub ema_decay: f64,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            max_grad_norm: 1.,
+            ema_decay: 0.999,
+        }
+    }
+}
+
+/// One trainable tensor and what the optimiser keeps of it, all in f32.
+struct Slot {
+    name: String,
+    /// What the network computes with, in its dtype.
+    variable: Tensor,
+    master: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    ema: Tensor,
+}
+
+/// The parts of a [`Slot`] in a checkpoint.
+const PARTS: [&str; 4] = ["master", "mean", "square", "ema"];
+
+impl Slot {
+    fn parts(&self) -> [&Tensor; 4] {
+        [&self.master, &self.mean, &self.square, &self.ema]
+    }
+}
+
+/// The state of a training: everything that a step changes.
+pub struct Optimizer {
+    settings: AdamW,
+    slots: Vec<Slot>,
+    /// The number of steps taken.
+    pub step: u64,
+}
+
+impl Optimizer {
+    /// Starts from the network's tensors as they are.
+    pub fn new(variables: Vec<(String, Tensor)>, settings: AdamW) -> Self {
+        let slot = |(name, variable): (String, Tensor)| {
+            let master = variable.detach().to_kind(Kind::Float).copy();
+            Slot {
+                name,
+                mean: master.zeros_like(),
+                square: master.zeros_like(),
+                ema: master.copy(),
+                master,
+                variable,
+            }
+        };
+        Self { settings, slots: variables.into_iter().map(slot).collect(), step: 0 }
+    }
+
+    /// One step on the gradients of `loss`; returns their norm.
+    ///
+    /// ```text
+    /// m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2
+    /// w = w - rate (m / (1 - b1^k) / (sqrt(v / (1 - b2^k)) + eps) + weight_decay w)
+    /// ```
+    /// Loshchilov & Hutter 2019, algorithm 2.
+    ///
+    /// # Errors
+    /// A loss or a gradient that is not finite: the training has diverged.
+    pub fn minimize(&mut self, loss: &Tensor, learning_rate: f64) -> Result<f64> {
+        for slot in &mut self.slots {
+            slot.variable.zero_grad();
+        }
+        loss.backward();
+        self.step += 1;
+        no_grad(|| self.update(learning_rate))
+    }
+
+    fn update(&mut self, learning_rate: f64) -> Result<f64> {
+        let AdamW { beta1, beta2, eps, weight_decay, max_grad_norm, ema_decay } = self.settings;
+        let grads: Vec<Option<Tensor>> = self
+            .slots
+            .iter()
+            .map(|slot| Some(slot.variable.grad()).filter(Tensor::defined))
+            .map(|grad| grad.map(|g| g.to_kind(Kind::Float)))
+            .collect();
+        let squares: Vec<Tensor> =
+            grads.iter().flatten().map(|g| g.square().sum(Kind::Float)).collect();
+        let norm = Tensor::stack(&squares, 0).sum(Kind::Double).sqrt().double_value(&[]);
+        if !norm.is_finite() {
+            return Err(Error::argument(
+                "gradient",
+                "finite numbers",
+                norm,
+                "the training has diverged: resume from the last checkpoint with a lower learning rate",
+            ));
+        }
+        let clip = (max_grad_norm / (norm + 1e-6)).min(1.);
+        let k = self.step.min(i32::MAX as u64) as i32;
+        let (mean_bias, square_bias) = (1. - beta1.powi(k), 1. - beta2.powi(k));
+        // A young average follows quickly, so that it does not remember the start.
+        let follow = 1. - ema_decay.min((1. + k as f64) / (10. + k as f64));
+        for (slot, grad) in self.slots.iter_mut().zip(grads) {
+            let Some(grad) = grad else { continue };
+            let grad = grad * clip;
+            let _ = slot.mean.lerp_(&grad, 1. - beta1);
+            slot.square *= beta2;
+            let _ = slot.square.addcmul_(&grad, &(&grad * (1. - beta2)));
+            let spread = (&slot.square / square_bias).sqrt_() + eps;
+            if slot.master.dim() > 1 && !slot.name.contains("embedding.weight") {
+                slot.master *= 1. - learning_rate * weight_decay;
+            }
+            let _ = slot.master.addcdiv_(&(&slot.mean * (-learning_rate / mean_bias)), &spread);
+            let _ = slot.ema.lerp_(&slot.master, follow);
+            slot.variable.detach().copy_(&slot.master);
+        }
+        Ok(norm)
+    }
+
+    /// Runs `look` while the network has the averaged weights.
+    pub fn with_average<T>(&self, look: impl FnOnce() -> T) -> T {
+        let put = |from: fn(&Slot) -> &Tensor| {
+            no_grad(|| {
+                for slot in &self.slots {
+                    slot.variable.detach().copy_(from(slot));
+                }
+            })
+        };
+        put(|slot| &slot.ema);
+        let seen = look();
+        put(|slot| &slot.master);
+        seen
+    }
+
+    /// The averaged weights by name.
+    pub fn average(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.ema))
+    }
+
+    /// Everything that a checkpoint needs.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let named = |slot: &Slot| {
+            let parts = PARTS.iter().zip(slot.parts());
+            let named = parts.map(|(part, t)| (format!("{part}.{}", slot.name), t.shallow_clone()));
+            named.collect::<Vec<_>>()
+        };
+        self.slots.iter().flat_map(named).collect()
+    }
+
+    /// Goes back to a checkpoint's state.
+    ///
+    /// # Errors
+    /// A checkpoint of another network.
+    pub fn restore(&mut self, file: &crate::weights::TensorFile, step: u64) -> Result<()> {
+        for slot in &mut self.slots {
+            for (part, tensor) in PARTS.iter().zip(slot.parts()) {
+                let saved = file.tensor(&format!("{part}.{}", slot.name))?;
+                if saved.size() != tensor.size() {
+                    let what = format!("{part}.{} of the checkpoint", slot.name);
+                    return Err(Error::shape(what, format!("{:?}", tensor.size()), &saved.size()));
+                }
+                no_grad(|| tensor.shallow_clone().copy_(&saved));
+            }
+            no_grad(|| slot.variable.detach().copy_(&slot.master));
+        }
+        self.step = step;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_steps_are_those_of_the_equation() -> Result<()> {
+        let w = Tensor::from_slice(&[1f32, -2.]).view([1, 2]).set_requires_grad(true);
+        let settings = AdamW { max_grad_norm: 1e9, ..AdamW::default() };
+        let mut optimizer = Optimizer::new(vec![("w".into(), w.shallow_clone())], settings);
+        let (mut x, mut m, mut v) = ([1f64, -2.], [0f64; 2], [0f64; 2]);
+        for k in 1..=5 {
+            optimizer.minimize(&w.square().sum(Kind::Float), 0.1)?;
+            for i in 0..2 {
+                let g = 2. * x[i];
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                v[i] = 0.99 * v[i] + 0.01 * g * g;
+                let (mh, vh) = (m[i] / (1. - 0.9f64.powi(k)), v[i] / (1. - 0.99f64.powi(k)));
+                x[i] -= 0.1 * (mh / (vh.sqrt() + 1e-8) + 0.01 * x[i]);
+                assert!((w.double_value(&[0, i as i64]) - x[i]).abs() < 1e-5, "step {k}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_an_error() {
+        let w = Tensor::from_slice(&[0f32]).set_requires_grad(true);
+        let mut optimizer = Optimizer::new(vec![("w".into(), w.shallow_clone())], AdamW::default());
+        assert!(optimizer.minimize(&w.sqrt().sum(Kind::Float), 0.1).is_err());
+    }
+}

@@ -1,0 +1,242 @@
+//! The loop: draw a batch, take a step, log, and now and then write a checkpoint and a sheet.
+//!
+//! Everything that a step draws comes from the seed and the step's number, so a run that was
+//! interrupted goes on as if nothing had happened.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::{AdamW, Optimizer};
+use crate::weights::{Params, TensorFile, write_tensors};
+use crate::{Error, Result};
+
+/// How long, how fast and where a network is trained.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The folder that gets the log, the checkpoint, the sheets and the network.
+    pub out: PathBuf,
+    /// The number of steps of the whole training, across interruptions.
+    pub steps: u64,
+    /// Pictures a step.
+    pub batch: i64,
+    /// The learning rate at its highest.
+    pub learning_rate: f64,
+    /// Steps during which the rate rises from 0; afterwards half a cosine brings it back to nearly 0.
+    pub warmup: u64,
+    /// The seed of everything that is drawn.
+    pub seed: i64,
+    /// Time between two checkpoints.
+    pub checkpoint_every: Duration,
+    /// Steps between two sheets of samples.
+    pub sheet_every: u64,
+    /// Stop, with a checkpoint, after this step although the training is longer.
+    pub stop_at: Option<u64>,
+    /// The optimiser's numbers.
+    pub adamw: AdamW,
+}
+
+impl Settings {
+    /// The learning rate of a step, counted from 1.
+    pub fn rate(&self, step: u64) -> f64 {
+        if step <= self.warmup {
+            return self.learning_rate * step as f64 / self.warmup.max(1) as f64;
+        }
+        let rest = (self.steps.saturating_sub(self.warmup)).max(1) as f64;
+        let done = (step - self.warmup) as f64 / rest;
+        self.learning_rate * (0.02 + 0.98 * 0.5 * (1. + (std::f64::consts::PI * done).cos()))
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.steps == 0 {
+            return Err(Error::argument("steps", "1 and more", 0, ""));
+        }
+        if self.batch < 1 {
+            return Err(Error::argument("batch", "1 and more", self.batch, ""));
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.) {
+            return Err(Error::argument("learning rate", "above 0", self.learning_rate, ""));
+        }
+        Ok(())
+    }
+}
+
+/// What is being trained.
+pub trait Task {
+    /// The loss of one batch and, by name, the parts that it is made of. `seed` belongs to this step.
+    ///
+    /// # Errors
+    /// Whatever stops a batch from being made.
+    fn loss(&self, seed: i64) -> Result<(Tensor, Vec<(&'static str, f64)>)>;
+
+    /// Draws what the network can do now, with the averaged weights in place.
+    ///
+    /// # Errors
+    /// A picture that cannot be made or written.
+    fn sheet(&self, path: &Path) -> Result<()>;
+
+    /// Writes the network with the averaged weights that `optimizer` has.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    fn export(&self, optimizer: &Optimizer, folder: &Path) -> Result<()>;
+}
+
+/// How far a training is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Steps taken.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// The loss of this step.
+    pub loss: f64,
+    /// Pictures a second since the start or the resumption.
+    pub samples_per_second: f64,
+}
+
+/// What must be the same for a checkpoint to be gone on with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Mark {
+    step: u64,
+    seed: i64,
+    steps: u64,
+    batch: i64,
+    learning_rate: f64,
+}
+
+const MARK: &str = "training";
+
+/// Trains until `settings.steps`, going on from the checkpoint in `settings.out` if there is one.
+///
+/// # Errors
+/// A loss that is not finite; a folder that cannot be written to; a checkpoint of other settings.
+pub fn run(
+    params: &Params,
+    settings: &Settings,
+    task: &impl Task,
+    mut progress: impl FnMut(&Progress),
+) -> Result<()> {
+    settings.check()?;
+    let out = &settings.out;
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
+    let mut optimizer = Optimizer::new(params.variables(), settings.adamw);
+    let checkpoint = out.join("checkpoint.safetensors");
+    if checkpoint.is_file() {
+        resume(&mut optimizer, &checkpoint, settings)?;
+    }
+    let mut log = Log::open(&out.join("loss.csv"), optimizer.step)?;
+    let save = |optimizer: &Optimizer| {
+        task.export(optimizer, &out.join("model"))?;
+        let mark = settings.mark(optimizer.step);
+        let text = serde_json::to_string(&mark).map_err(|e| Error::config(&checkpoint, e))?;
+        write_tensors(&checkpoint, &optimizer.state(), &[(MARK.into(), text)])
+    };
+
+    let (first, started) = (optimizer.step, Instant::now());
+    let mut saved = Instant::now();
+    let last = settings.stop_at.map_or(settings.steps, |stop| stop.min(settings.steps));
+    while optimizer.step < last {
+        let step = optimizer.step + 1;
+        let (loss, parts) = task.loss(step_seed(settings.seed, step))?;
+        let rate = settings.rate(step);
+        let grad_norm = optimizer.minimize(&loss, rate)?;
+        let loss = loss.double_value(&[]);
+        log.line(step, loss, rate, grad_norm, &parts)?;
+        let samples = (step - first) as f64 * settings.batch as f64;
+        progress(&Progress {
+            step,
+            steps: settings.steps,
+            loss,
+            samples_per_second: samples / started.elapsed().as_secs_f64(),
+        });
+        if step % settings.sheet_every.max(1) == 0 || step == last {
+            let path = out.join(format!("sheet-{step:06}.png"));
+            optimizer.with_average(|| task.sheet(&path))?;
+        }
+        if saved.elapsed() >= settings.checkpoint_every || step == last {
+            save(&optimizer)?;
+            saved = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+impl Settings {
+    fn mark(&self, step: u64) -> Mark {
+        let Self { seed, steps, batch, learning_rate, .. } = *self;
+        Mark { step, seed, steps, batch, learning_rate }
+    }
+}
+
+/// Neighbouring seeds of torch's generator give unrelated numbers, so a step's seed may be near the
+/// next one's.
+fn step_seed(seed: i64, step: u64) -> i64 {
+    seed.wrapping_mul(1_000_003).wrapping_add(step as i64)
+}
+
+fn resume(optimizer: &mut Optimizer, path: &Path, settings: &Settings) -> Result<()> {
+    let file = TensorFile::open(path)?;
+    let text = file.metadata().get(MARK).cloned().unwrap_or_default();
+    let mark: Mark = serde_json::from_str(&text)
+        .map_err(|_| Error::weights(path, "is no checkpoint of a training"))?;
+    let expected = settings.mark(mark.step);
+    if mark != expected {
+        return Err(Error::argument(
+            "the checkpoint's settings",
+            format!("{expected:?}"),
+            format!("{mark:?}"),
+            format!("repeat the settings it was begun with, or remove {}", path.display()),
+        ));
+    }
+    optimizer.restore(&file, mark.step)
+}
+
+/// `loss.csv`: one line a step.
+struct Log {
+    path: PathBuf,
+    file: std::fs::File,
+    empty: bool,
+}
+
+impl Log {
+    /// Opens the log and drops the lines after `step`: they are about to be made again.
+    fn open(path: &Path, step: u64) -> Result<Self> {
+        let failed = |e| Error::io(path, e);
+        let text = if path.is_file() { std::fs::read_to_string(path).map_err(failed)? } else { String::new() };
+        let kept: Vec<&str> = text
+            .lines()
+            .filter(|line| match line.split(',').next().map(str::parse::<u64>) {
+                Some(Ok(n)) => n <= step,
+                _ => line.starts_with("step,"),
+            })
+            .collect();
+        let kept: String = kept.iter().take(step as usize + 1).map(|l| format!("{l}\n")).collect();
+        crate::weights::write_file(path, kept.as_bytes())?;
+        let file = std::fs::OpenOptions::new().append(true).open(path).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file, empty: kept.is_empty() })
+    }
+
+    fn line(
+        &mut self,
+        step: u64,
+        loss: f64,
+        rate: f64,
+        grad_norm: f64,
+        parts: &[(&str, f64)],
+    ) -> Result<()> {
+        let mut text = String::new();
+        if std::mem::take(&mut self.empty) {
+            text += "step,loss,learning_rate,grad_norm";
+            parts.iter().for_each(|(name, _)| text += &format!(",{name}"));
+            text.push('\n');
+        }
+        text += &format!("{step},{loss},{rate},{grad_norm}");
+        parts.iter().for_each(|(_, value)| text += &format!(",{value}"));
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).map_err(|e| Error::io(&self.path, e))
+    }
+}
