@@ -1,0 +1,290 @@
+//! Pictures as files and as bytes: what diffusers' image processor does before and after the model.
+//!
+//! A picture is a tensor `[B, 3, H, W]`, RGB, in `[-1, 1]`; a file holds 8-bit RGB.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::Path;
+
+use image::error::{ImageError, LimitErrorKind};
+use image::imageops::{self, FilterType};
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use tch::{Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// The longest side of a picture that is read or written.
+const LONGEST_SIDE: u32 = 16_384;
+
+/// One picture in 8-bit RGB, row by row from the top.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rgb8 {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// `width * height * 3` bytes: red, green, blue.
+    pub pixels: Vec<u8>,
+}
+
+impl fmt::Debug for Rgb8 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rgb8 {}×{}", self.width, self.height)
+    }
+}
+
+impl Rgb8 {
+    /// The picture as a tensor `[1, 3, H, W]`, f32, in `[-1, 1]`: `x = pixel / 255 * 2 - 1`.
+    ///
+    /// # Errors
+    /// Bytes that are not `width * height * 3`.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        let (width, height) = (i64::from(self.width), i64::from(self.height));
+        if self.pixels.len() as i64 != width * height * 3 {
+            return Err(Error::argument(
+                "pixels",
+                format!("{width} × {height} × 3 bytes"),
+                self.pixels.len(),
+                "",
+            ));
+        }
+        let bytes = Tensor::from_slice(&self.pixels).view([1, height, width, 3]);
+        Ok(bytes.permute([0, 3, 1, 2]).to_kind(Kind::Float).contiguous() / 255. * 2. - 1.)
+    }
+
+    /// The picture as a PNG file in memory, with `text` as UTF-8 metadata (`iTXt` chunks).
+    ///
+    /// # Errors
+    /// A key that PNG does not allow (1 to 79 Latin-1 characters); no pixels.
+    pub fn to_png(&self, text: &[(String, String)]) -> Result<Vec<u8>> {
+        let fail = |message: String| Error::image("PNG", message);
+        let mut info = png::Info::with_size(self.width, self.height);
+        info.color_type = png::ColorType::Rgb;
+        info.bit_depth = png::BitDepth::Eight;
+        let mut out = Vec::new();
+        let mut encoder =
+            png::Encoder::with_info(&mut out, info).map_err(|e| fail(e.to_string()))?;
+        for (key, value) in text {
+            // PNG ends strings with NUL, so a value cannot hold one.
+            let value = value.replace('\0', "\u{fffd}");
+            let latin_1 = key.chars().all(|c| matches!(c, ' '..='~' | '\u{a1}'..='\u{ff}'));
+            if !latin_1 || !(1..=79).contains(&key.chars().count()) {
+                return Err(Error::argument(
+                    "metadata key",
+                    "1 to 79 printable Latin-1 characters",
+                    format!("{key:?}"),
+                    "",
+                ));
+            }
+            encoder.add_itxt_chunk(key.clone(), value).map_err(|e| fail(e.to_string()))?;
+        }
+        let mut writer = encoder.write_header().map_err(|e| fail(e.to_string()))?;
+        writer.write_image_data(&self.pixels).map_err(|e| fail(e.to_string()))?;
+        writer.finish().map_err(|e| fail(e.to_string()))?;
+        Ok(out)
+    }
+
+    /// The picture in another size.
+    pub(crate) fn resized(&self, width: u32, height: u32, filter: FilterType) -> Result<Self> {
+        if (width, height) == (self.width, self.height) {
+            return Ok(self.clone());
+        }
+        let image = RgbImage::from_raw(self.width, self.height, self.pixels.clone())
+            .ok_or_else(|| Error::image("picture", "has too few bytes for its size"))?;
+        let pixels = imageops::resize(&image, width, height, filter).into_raw();
+        Ok(Self { width, height, pixels })
+    }
+}
+
+/// Reads a PNG or JPEG file as a tensor `[1, 3, height, width]`, f32, in `[-1, 1]`.
+///
+/// The picture is turned as its EXIF orientation says, transparent parts are laid on white, and it
+/// is resized to `width` × `height` with a Lanczos filter, as in diffusers' `VaeImageProcessor`
+/// (its proportions are not kept: crop it first if they must be).
+///
+/// # Errors
+/// A file that is missing, is no picture, is damaged or cut short, or is larger than 16384 pixels
+/// a side; a size of 0 or above 16384.
+pub fn read(path: impl AsRef<Path>, width: u32, height: u32) -> Result<Tensor> {
+    for (what, value) in [("width", width), ("height", height)] {
+        if !(1..=LONGEST_SIDE).contains(&value) {
+            return Err(Error::argument(what, format!("1 to {LONGEST_SIDE} pixels"), value, ""));
+        }
+    }
+    let rgb = open(path.as_ref())?;
+    Rgb8 { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() }
+        .resized(width, height, FilterType::Lanczos3)?
+        .to_tensor()
+}
+
+/// Reads the metadata of a PNG file: what [`write_png`] was given as `text`.
+///
+/// # Errors
+/// A file that is missing or is no PNG.
+pub fn read_png_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
+    let path = path.as_ref();
+    let fail = |e: png::DecodingError| Error::image(path.display(), e);
+    let file = BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?);
+    let mut reader = png::Decoder::new(file).read_info().map_err(fail)?;
+    // Text may also follow the pixels.
+    reader.finish().map_err(fail)?;
+    let info = reader.info();
+    let plain = info.uncompressed_latin1_text.iter().map(|c| (c.keyword.clone(), c.text.clone()));
+    let utf8 = info.utf8_text.iter().map(|chunk| {
+        let text = chunk.get_text().map_err(fail)?;
+        Ok((chunk.keyword.clone(), text))
+    });
+    plain.map(Ok).chain(utf8).collect()
+}
+
+/// Every picture of a batch in 8-bit RGB, as diffusers' image processor makes it.
+///
+/// ```text
+/// pixel = round(255 · clamp(x / 2 + 0.5, 0, 1))        in f32; a tie goes to the even number
+/// ```
+/// A decoder's output leaves `[-1, 1]` a little; those values are clamped, which is part of the
+/// formula.
+///
+/// # Shapes
+/// `image` `[B, 3, H, W]` or `[3, H, W]`.
+///
+/// # Errors
+/// Another shape; NaN or infinity anywhere.
+///
+/// # Examples
+/// ```
+/// let grey = tch::Tensor::zeros([1, 3, 2, 2], (tch::Kind::Float, tch::Device::Cpu));
+/// let pictures = diffuscope::picture::to_rgb8(&grey)?;
+/// assert_eq!(pictures[0].pixels, [128; 12]);
+/// # Ok::<(), diffuscope::Error>(())
+/// ```
+pub fn to_rgb8(image: &Tensor) -> Result<Vec<Rgb8>> {
+    let shape = image.size();
+    let batched = match shape[..] {
+        [3, _, _] => image.unsqueeze(0),
+        [_, 3, _, _] => image.shallow_clone(),
+        _ => return Err(Error::shape("picture", "[B, 3, H, W] or [3, H, W]", &shape)),
+    };
+    let (height, width) = (batched.size()[2], batched.size()[3]);
+    let longest = i64::from(LONGEST_SIDE);
+    if !(1..=longest).contains(&height) || !(1..=longest).contains(&width) {
+        return Err(Error::shape("picture", format!("1 to {longest} pixels a side"), &shape));
+    }
+    let image = batched.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?;
+    let finite = image.isfinite();
+    if !bool::try_from(finite.all())? {
+        let bad = i64::try_from(finite.logical_not().sum(Kind::Int64))?;
+        return Err(Error::image(
+            "picture",
+            format!("{bad} of its {} values are NaN or infinite", image.numel()),
+        ));
+    }
+    let bytes = ((image / 2. + 0.5).clamp(0., 1.) * 255.).round().to_kind(Kind::Uint8);
+    (0..bytes.size()[0])
+        .map(|b| {
+            let rows = bytes.get(b).permute([1, 2, 0]).contiguous().flatten(0, -1);
+            Ok(Rgb8 {
+                width: width as u32,
+                height: height as u32,
+                pixels: Vec::<u8>::try_from(rows)?,
+            })
+        })
+        .collect()
+}
+
+/// Writes one picture as a PNG file, with `text` as UTF-8 metadata (`iTXt` chunks).
+///
+/// The file is written beside and then renamed: it is whole or not there.
+///
+/// # Shapes
+/// `image` `[1, 3, H, W]` or `[3, H, W]` in `[-1, 1]`; see [`to_rgb8`].
+///
+/// # Errors
+/// What [`to_rgb8`] refuses; several pictures; a folder that is missing or cannot be written.
+pub fn write_png(path: impl AsRef<Path>, image: &Tensor, text: &[(String, String)]) -> Result<()> {
+    write_beside(path.as_ref(), &one(image)?.to_png(text)?)
+}
+
+/// The only picture of a batch of one.
+pub(crate) fn one(image: &Tensor) -> Result<Rgb8> {
+    if image.dim() == 4 && image.size()[0] != 1 {
+        return Err(Error::shape("picture", "[1, 3, H, W] or [3, H, W]: one picture", &image.size()));
+    }
+    let mut pictures = to_rgb8(image)?;
+    pictures.pop().ok_or_else(|| Error::shape("picture", "[1, 3, H, W]", &image.size()))
+}
+
+/// Writes a file beside its place and then renames it: it is whole or not there.
+pub(crate) fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |e: std::io::Error| Error::io(path, e);
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // A temporary file is private; a result has the permissions of any other file.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.prefix(".").suffix(".part").tempfile_in(folder).map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    file.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<RgbImage> {
+    let reader = ImageReader::open(path)
+        .and_then(ImageReader::with_guessed_format)
+        .map_err(|e| Error::io(path, e))?;
+    let format = reader.format();
+    let fail = |e: ImageError| {
+        let message = match (&e, format) {
+            (ImageError::Limits(limit), _) => match limit.kind() {
+                LimitErrorKind::DimensionError | LimitErrorKind::InsufficientMemory => format!(
+                    "it is too large: at most {LONGEST_SIDE} pixels a side and 512 MiB are read"
+                ),
+                _ => e.to_string(),
+            },
+            (ImageError::IoError(_), Some(format)) => {
+                format!("the {format:?} file is cut short or cannot be read ({e})")
+            }
+            (ImageError::Unsupported(_), Some(format)) => {
+                format!("a {format:?} file cannot be read; convert it to PNG or JPEG")
+            }
+            (_, Some(format)) => format!("the {format:?} file is damaged ({e})"),
+            (_, None) => "it is not a picture; PNG and JPEG files can be read".to_owned(),
+        };
+        Error::image(path.display(), message)
+    };
+    if format.is_none() {
+        return Err(Error::image(
+            path.display(),
+            "it is not a picture; PNG and JPEG files can be read",
+        ));
+    }
+    let mut reader = reader;
+    let mut limits = image::Limits::default();
+    limits.max_image_width = Some(LONGEST_SIDE);
+    limits.max_image_height = Some(LONGEST_SIDE);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(fail)?;
+    let orientation = decoder.orientation().map_err(fail)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(fail)?;
+    image.apply_orientation(orientation);
+    Ok(on_white(image))
+}
+
+fn on_white(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let rgba = image.into_rgba8();
+    let (width, height) = rgba.dimensions();
+    RgbImage::from_fn(width, height, |x, y| {
+        let [r, g, b, a] = rgba.get_pixel(x, y).0.map(u32::from);
+        image::Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8))
+    })
+}

@@ -1,0 +1,18 @@
+//! How a figure looks: pictures, sheets, latents and charts that show themselves in a notebook.
+//!
+//! | Ask for | and get |
+//! |---|---|
+//! | [`picture`] | one picture, enlarged |
+//! | [`pictures`], [`strip`], [`sheet`] | pictures in a grid with labels |
+//! | [`latents`] | the channels of latents with a colour bar |
+//!
+//! Every one is a value: it has `png()`, `save(path)`, and shows itself when it ends a notebook
+//! cell. All lie on one light card ([`theme`]), so they read on a light page and on a dark one.
+
+mod canvas;
+mod show;
+pub mod theme;
+mod views;
+
+pub use show::Figure;
+pub use views::{LatentsView, Picture, Sheet, Tile, latents, picture, pictures, sheet, strip};
