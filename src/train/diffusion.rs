@@ -85,8 +85,8 @@ struct Denoising<'a> {
     data: &'a Captioned,
     tokenizer: &'a Tokenizer,
     vae: &'a Vae,
-    /// The folder that the tokenizer and the VAE are copied from.
-    from: &'a Path,
+    /// The folders that the tokenizer and the VAE are copied from.
+    from: [&'a Path; 2],
     empty: Tensor,
 }
 
@@ -149,18 +149,19 @@ impl Task for Denoising<'_> {
         write_component(&text_folder, "CLIPTextModel", text, names("text."), "text.")?;
         let unet_folder = folder.join("unet");
         write_component(&unet_folder, "UNet2DConditionModel", unet, names("unet."), "unet.")?;
-        for (part, files) in [
-            ("vae", &["config.json", "diffusion_pytorch_model.safetensors"][..]),
-            ("tokenizer", &["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"][..]),
-        ] {
-            copy_files(&self.from.join(part), &folder.join(part), files)?;
-        }
+        let [tokenizer, vae] = self.from;
+        copy_files(tokenizer, &folder.join("tokenizer"), &TOKENIZER_FILES)?;
+        copy_files(&vae.join("vae"), &folder.join("vae"), &VAE_FILES)?;
         let scheduler = folder.join("scheduler");
         std::fs::create_dir_all(&scheduler).map_err(|e| Error::io(&scheduler, e))?;
         write_json(&scheduler.join("scheduler_config.json"), &scheduler_config())?;
         write_json(&folder.join("model_index.json"), &model_index())
     }
 }
+
+const VAE_FILES: [&str; 2] = ["config.json", "diffusion_pytorch_model.safetensors"];
+const TOKENIZER_FILES: [&str; 4] =
+    ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"];
 
 fn copy_files(from: &Path, to: &Path, files: &[&str]) -> Result<()> {
     std::fs::create_dir_all(to).map_err(|e| Error::io(to, e))?;
@@ -209,7 +210,8 @@ fn model_index() -> serde_json::Value {
 }
 
 /// Trains text encoder and U-Net together and leaves a whole diffusers folder in
-/// `settings.out/model/`. `from` is the folder with `tokenizer/` and `vae/`.
+/// `settings.out/model/`, with copies of the tokenizer's files in `tokenizer_folder` and of the `vae/`
+/// in `vae_folder`.
 ///
 /// # Errors
 /// A configuration that cannot be built; whatever [`run`] refuses.
@@ -217,7 +219,8 @@ fn model_index() -> serde_json::Value {
 pub fn train_diffusion(
     data: &Captioned,
     recipe: &Recipe,
-    from: &Path,
+    tokenizer_folder: &Path,
+    vae_folder: &Path,
     tokenizer: &Tokenizer,
     vae: &Vae,
     settings: &Settings,
@@ -243,7 +246,7 @@ pub fn train_diffusion(
         data,
         tokenizer,
         vae,
-        from,
+        from: [tokenizer_folder, vae_folder],
         empty,
     };
     run(&params, settings, &task, progress)

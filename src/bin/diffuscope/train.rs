@@ -1,0 +1,311 @@
+//! `diffuscope train`: scenes in, a diffusers folder out.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use diffuscope::models::clip::{TextConfig, Tokenizer};
+use diffuscope::models::unet::UNetConfig;
+use diffuscope::models::vae::{Vae, VaeConfig};
+use diffuscope::train::diffusion::{Recipe, encode_once, train_diffusion};
+use diffuscope::train::scenes::{Scenes, Split};
+use diffuscope::train::vae::{Loss, train_vae};
+use diffuscope::train::{AdamW, Progress, Settings};
+use diffuscope::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use tch::{Kind, Tensor};
+
+#[derive(Subcommand)]
+pub enum Train {
+    /// The autoencoder: pictures to latents and back. Do this first
+    Vae(VaeArgs),
+    /// Text encoder and U-Net together, on the latents of a trained autoencoder
+    Diffusion(DiffusionArgs),
+}
+
+#[derive(Args)]
+struct Common {
+    /// Folder for the log, the checkpoint, the sample sheets and the trained model; run the same
+    /// command again to go on after an interruption
+    #[arg(long)]
+    out: PathBuf,
+    /// Steps of the whole training
+    #[arg(long)]
+    steps: u64,
+    /// Pictures a step
+    #[arg(long, default_value_t = 32)]
+    batch: i64,
+    /// Learning rate at its highest
+    #[arg(long, default_value_t = 1e-3)]
+    rate: f64,
+    /// Steps during which the learning rate rises
+    #[arg(long, default_value_t = 200)]
+    warmup: u64,
+    /// Number of scenes to learn from
+    #[arg(long, default_value_t = 40_000)]
+    scenes: usize,
+    /// Side of the pictures in pixels
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Seed of the weights and of everything that is drawn
+    #[arg(long, default_value_t = 0)]
+    seed: i64,
+    /// What the network computes in; the weights are kept in f32
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    dtype: Dtype,
+    /// cpu, cuda, cuda:N or mps; by default CUDA if it is there
+    #[arg(long)]
+    device: Option<String>,
+    /// How slowly the averaged weights follow
+    #[arg(long, default_value_t = 0.999)]
+    ema: f64,
+    /// Minutes between two checkpoints
+    #[arg(long, default_value_t = 5.)]
+    checkpoint_minutes: f64,
+    /// Steps between two sample sheets
+    #[arg(long, default_value_t = 1000)]
+    sheet_every: u64,
+    /// Stop after this step with a checkpoint; the same command without it goes on
+    #[arg(long)]
+    stop_at: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct VaeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Channels of each level; each level but the last halves the picture
+    #[arg(long, value_delimiter = ',', default_values_t = [32, 64, 96])]
+    widths: Vec<i64>,
+    /// Residual blocks a level
+    #[arg(long, default_value_t = 1)]
+    layers: i64,
+    /// Channels a group of the group norms
+    #[arg(long, default_value_t = 16)]
+    groups: i64,
+    /// Weight of the edges in the loss
+    #[arg(long, default_value_t = 1.)]
+    edge: f64,
+    /// Weight of the latents' distance from the standard normal distribution
+    #[arg(long, default_value_t = 1e-4)]
+    kl: f64,
+}
+
+#[derive(Args)]
+pub struct DiffusionArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Folder with the `vae/` that `train vae` left
+    #[arg(long)]
+    vae: PathBuf,
+    /// Folder of CLIP's tokenizer
+    #[arg(long, default_value = "data/tokenizer")]
+    tokenizer: PathBuf,
+    /// Channels of each level of the U-Net
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 128, 192])]
+    widths: Vec<i64>,
+    /// Residual blocks a level
+    #[arg(long, default_value_t = 2)]
+    layers: i64,
+    /// Attention heads
+    #[arg(long, default_value_t = 4)]
+    heads: i64,
+    /// Width of the text encoder
+    #[arg(long, default_value_t = 128)]
+    text_width: i64,
+    /// Layers of the text encoder
+    #[arg(long, default_value_t = 2)]
+    text_layers: i64,
+    /// Share of captions that are dropped
+    #[arg(long, default_value_t = 0.1)]
+    caption_dropout: f64,
+    /// Guidance scale of the sample sheets
+    #[arg(long, default_value_t = 5.)]
+    guidance: f64,
+}
+
+pub fn run(command: Train) -> Result<()> {
+    match command {
+        Train::Vae(args) => vae(args),
+        Train::Diffusion(args) => diffusion(args),
+    }
+}
+
+impl Common {
+    fn settings(&self) -> Settings {
+        Settings {
+            out: self.out.clone(),
+            steps: self.steps,
+            batch: self.batch,
+            learning_rate: self.rate,
+            warmup: self.warmup,
+            seed: self.seed,
+            checkpoint_every: Duration::from_secs_f64(self.checkpoint_minutes.clamp(0., 1e6) * 60.),
+            sheet_every: self.sheet_every,
+            stop_at: self.stop_at,
+            adamw: AdamW { ema_decay: self.ema, ..AdamW::default() },
+        }
+    }
+
+    fn device(&self) -> Result<tch::Device> {
+        let picked = diffuscope::device::pick(self.device.as_deref())?;
+        eprintln!("device: {picked}");
+        Ok(picked.device)
+    }
+
+    /// u8 [N, 3, size, size] and the captions; no held-out combination is among them.
+    fn scenes(&self) -> Result<(Tensor, Vec<String>)> {
+        if self.scenes == 0 {
+            return Err(Error::argument("--scenes", "1 and more", 0, ""));
+        }
+        let scenes = Scenes::new(self.size)?;
+        let bar = bar(self.scenes as u64, "composing scenes {bar:30} {pos}/{len} {eta}");
+        let mut pixels = Vec::with_capacity(self.scenes * self.size * self.size * 3);
+        let mut captions = Vec::with_capacity(self.scenes);
+        for i in 0..self.scenes {
+            let seed = (self.seed as u64).wrapping_mul(1 << 32).wrapping_add(i as u64);
+            let scene = scenes.scene(seed, Split::Train)?;
+            pixels.extend_from_slice(&scene.picture.pixels);
+            captions.push(scene.caption);
+            bar.inc(1);
+        }
+        bar.finish();
+        let (n, side) = (self.scenes as i64, self.size as i64);
+        let pictures = Tensor::from_slice(&pixels).view([n, side, side, 3]).permute([0, 3, 1, 2]);
+        Ok((pictures.contiguous(), captions))
+    }
+}
+
+fn bar(length: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style)
+}
+
+/// A bar on a terminal; a line now and then where the output is a file.
+fn shower(steps: u64) -> impl FnMut(&Progress) {
+    let bar = bar(steps, "{bar:30} {pos}/{len} {msg} {eta} left");
+    let mut smooth = None;
+    move |p: &Progress| {
+        let average = smooth.map_or(p.loss, |old: f64| old * 0.98 + p.loss * 0.02);
+        smooth = Some(average);
+        let text = format!("loss {average:.4}, {:.1} samples/s", p.samples_per_second);
+        if bar.is_hidden() && (p.step % 100 == 0 || p.step == p.steps) {
+            eprintln!("step {}/{}: {text}", p.step, p.steps);
+        }
+        bar.set_message(text);
+        bar.set_position(p.step);
+        if p.step == p.steps {
+            bar.finish();
+        }
+    }
+}
+
+fn vae(args: VaeArgs) -> Result<()> {
+    let levels = args.widths.len();
+    let config = VaeConfig {
+        in_channels: 3,
+        out_channels: 3,
+        latent_channels: 4,
+        block_out_channels: args.widths.clone(),
+        down_block_types: vec!["DownEncoderBlock2D".into(); levels],
+        up_block_types: vec!["UpDecoderBlock2D".into(); levels],
+        layers_per_block: args.layers,
+        norm_num_groups: args.groups,
+        act_fn: "silu".into(),
+        sample_size: args.common.size as i64,
+        scaling_factor: 1.,
+        shift_factor: None,
+        use_quant_conv: true,
+        use_post_quant_conv: true,
+        mid_block_add_attention: true,
+    };
+    let device = args.common.device()?;
+    let (pictures, _) = args.common.scenes()?;
+    let (settings, kind) = (args.common.settings(), args.common.dtype.kind());
+    let loss = Loss { edge: args.edge, kl: args.kl };
+    train_vae(&pictures, &config, loss, &settings, kind, device, shower(settings.steps))
+}
+
+fn diffusion(args: DiffusionArgs) -> Result<()> {
+    let common = &args.common;
+    let device = common.device()?;
+    let vae = Vae::open(args.vae.join("vae"), Kind::Float, device)?;
+    let tokenizer = Tokenizer::open(&args.tokenizer)?;
+    let (pictures, captions) = common.scenes()?;
+    eprintln!("encoding {} scenes", captions.len());
+    let data = encode_once(&pictures, &captions, &vae, &tokenizer)?;
+    drop(pictures);
+    let attends: Vec<bool> = (0..args.widths.len()).map(|i| i > 0).collect();
+    let cells = common.size as i64 / vae.config().factor();
+    let recipe = Recipe {
+        text: TextConfig {
+            vocab_size: 49408,
+            hidden_size: args.text_width,
+            intermediate_size: 4 * args.text_width,
+            num_hidden_layers: args.text_layers,
+            num_attention_heads: args.heads,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+        },
+        unet: UNetConfig::narrow(
+            &args.widths,
+            &attends,
+            args.layers,
+            args.heads,
+            args.text_width,
+            cells,
+        ),
+        caption_dropout: args.caption_dropout,
+        prompts: PROMPTS.map(str::to_owned).to_vec(),
+        guidance_scale: args.guidance,
+    };
+    let settings = common.settings();
+    train_diffusion(
+        &data,
+        &recipe,
+        &args.tokenizer,
+        args.vae.as_path(),
+        &tokenizer,
+        &vae,
+        &settings,
+        common.dtype.kind(),
+        device,
+        shower(settings.steps),
+    )
+}
+
+/// What the sample sheets show: each part of the grammar at least once.
+const PROMPTS: [&str; 16] = [
+    "a red apple on the grass, flat",
+    "a cat on the beach, cartoon",
+    "a blue fish on the sea, 3d",
+    "a rocket at night, flat",
+    "a snowman in the snow, cartoon",
+    "a house at sunset, 3d",
+    "a yellow star on a blue background, flat",
+    "a green umbrella on a pink background, 3d",
+    "two strawberries on the grass, cartoon",
+    "three donuts on a yellow background, flat",
+    "a small purple mushroom in the snow, 3d",
+    "a dog left of a ball on the grass, cartoon",
+    "a pink cake left of a blue key, flat",
+    "a crown above a green diamond at night, 3d",
+    "a butterfly above a rose on the grass, flat",
+    "an orange fox in the snow, cartoon",
+];
