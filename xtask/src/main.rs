@@ -1,1 +1,124 @@
-fn main() {}
+//! `cargo xtask`: set-up, tests, notebooks and a check-up, with plain cargo and no libtorch.
+
+mod doctor;
+mod kernel;
+mod lab;
+mod notebooks;
+mod prerequisites;
+mod project;
+mod setup;
+mod test;
+
+use project::Project;
+use std::process::ExitCode;
+
+/// A task's result; the error is the one sentence that a person reads.
+pub type Result<T = ()> = std::result::Result<T, String>;
+
+const HELP: &str = "\
+Diffuscope's tasks. Each sets up what it needs first, inside the project's folder `.lab`.
+
+cargo xtask lab        [--no-browser] [--port N] [--cpu | --cuda]
+                       open JupyterLab on the first chapter
+cargo xtask test       [--cpu | --cuda]
+                       format, lints, all tests, documentation, every notebook in a fresh kernel
+cargo xtask notebooks  [NAME ...] [--check] [--time]
+                       execute chapters and write their outputs back; --check executes without
+                       writing and fails on an error; --time prints the seconds of each cell
+cargo xtask doctor     what is in place, what is not, and what to do about it
+
+  --cpu, --cuda        which libtorch to install; without them CUDA if there is an NVIDIA driver
+";
+
+enum Task {
+    Help,
+    Lab(setup::Flavour, lab::Options),
+    Test(setup::Flavour),
+    Notebooks(notebooks::Options),
+    Doctor,
+    /// What JupyterLab starts as the kernel.
+    Kernel {
+        root: std::path::PathBuf,
+        connection_file: std::path::PathBuf,
+    },
+    /// Tells a person when the server answers, while this process's parent is the server.
+    Announce(u16),
+}
+
+fn main() -> ExitCode {
+    match parse().and_then(run) {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse() -> Result<Task> {
+    read_arguments(lexopt::Parser::from_env())
+        .map_err(|error| format!("{error}; `cargo xtask help` lists the tasks"))
+}
+
+fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, lexopt::Error> {
+    use lexopt::prelude::*;
+    let task = match arguments.next()? {
+        None | Some(Short('h') | Long("help")) => return Ok(Task::Help),
+        Some(Value(task)) => task.string()?,
+        Some(other) => return Err(other.unexpected()),
+    };
+    let mut flavour = setup::Flavour::Auto;
+    let mut lab = lab::Options::default();
+    let mut notebooks = notebooks::Options::default();
+    let mut values = Vec::new();
+    while let Some(argument) = arguments.next()? {
+        match (task.as_str(), argument) {
+            (_, Short('h') | Long("help")) => return Ok(Task::Help),
+            ("lab" | "test", Long("cpu")) => flavour = flavour.ask(setup::Flavour::Cpu)?,
+            ("lab" | "test", Long("cuda")) => flavour = flavour.ask(setup::Flavour::Cuda)?,
+            ("lab", Long("no-browser")) => lab.browser = false,
+            ("lab", Long("port")) => lab.port = Some(arguments.value()?.parse()?),
+            ("notebooks", Long("check")) => notebooks.check = true,
+            ("notebooks", Long("time")) => notebooks.time = true,
+            ("notebooks", Value(name)) => notebooks.names.push(name.string()?),
+            ("kernel" | "announce", Value(value)) => values.push(value),
+            (_, other) => return Err(other.unexpected()),
+        }
+    }
+    match task.as_str() {
+        "help" => Ok(Task::Help),
+        "lab" => Ok(Task::Lab(flavour, lab)),
+        "test" => Ok(Task::Test(flavour)),
+        "notebooks" => Ok(Task::Notebooks(notebooks)),
+        "doctor" => Ok(Task::Doctor),
+        "kernel" if values.len() == 2 => {
+            let connection_file = values.remove(1).into();
+            Ok(Task::Kernel { root: values.remove(0).into(), connection_file })
+        }
+        "announce" if values.len() == 1 => Ok(Task::Announce(values[0].parse()?)),
+        other => Err(format!("there is no task `{other}`").into()),
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Help => print!("{HELP}"),
+        Task::Lab(flavour, options) => {
+            let project = Project::find()?;
+            setup::all(&project, flavour)?;
+            lab::open(&project, &options)?;
+        }
+        Task::Test(flavour) => return test::run(&Project::find()?, flavour),
+        Task::Notebooks(options) => {
+            let project = Project::find()?;
+            setup::all(&project, setup::Flavour::Auto)?;
+            notebooks::run(&project, &options)?;
+        }
+        Task::Doctor => return doctor::run(&Project::find()?),
+        Task::Kernel { root, connection_file } => {
+            return kernel::launch(&Project { root }, &connection_file);
+        }
+        Task::Announce(port) => lab::announce(port)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,260 @@
+//! The Rust kernel: installing evcxr_jupyter, our kernelspec, and what JupyterLab starts.
+//!
+//! evcxr builds a notebook's dependencies in a folder of its own, and two kernels must not share
+//! one. Set-up builds the dependency once in `.lab/evcxr/warm`; a kernel takes the first slot
+//! `.lab/evcxr/1`, `2`, ... that no other one holds, and fills a new slot from `warm`.
+
+use crate::Result;
+use crate::project::{Project, output, remove, run, write};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+pub const EVCXR: &str = "0.22.0";
+/// Names a slot instead of taking a free one.
+const SLOT: &str = "DIFFUSCOPE_KERNEL_SLOT";
+
+pub fn pin() -> String {
+    format!("evcxr_jupyter {EVCXR}")
+}
+
+/// The kernel's program, or a link to it.
+pub fn program(project: &Project) -> PathBuf {
+    project.lab("bin/evcxr_jupyter")
+}
+
+/// One of this version that the person has already installed.
+fn installed() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    let mut folders: Vec<PathBuf> = cargo.into_iter().map(|cargo| cargo.join("bin")).collect();
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    folders.into_iter().find(|bin| is_pinned_evcxr(bin)).map(|bin| bin.join("evcxr_jupyter"))
+}
+
+/// evcxr_jupyter does not tell its version; cargo's list beside the folder `bin` does.
+fn is_pinned_evcxr(bin: &Path) -> bool {
+    let list = bin.parent().map(|root| root.join(".crates.toml"));
+    bin.join("evcxr_jupyter").exists()
+        && list
+            .and_then(|list| fs::read_to_string(list).ok())
+            .is_some_and(|list| list.contains(&format!("\"evcxr_jupyter {EVCXR} ")))
+}
+
+pub fn install(project: &Project) -> Result {
+    let program = program(project);
+    if is_pinned_evcxr(&project.lab("bin")) {
+        return Ok(());
+    }
+    remove(&program)?;
+    if let Some(found) = installed() {
+        println!("      using {}", found.display());
+        return fs::create_dir_all(project.lab("bin"))
+            .and_then(|()| std::os::unix::fs::symlink(&found, &program))
+            .map_err(|error| format!("could not link {}: {error}", program.display()));
+    }
+    // Its own target folder, so that an interrupted build goes on where it was.
+    let build = project.lab("build-kernel");
+    let mut command = project.cargo();
+    command.args(["install", "evcxr_jupyter", "--locked", "--version", &format!("={EVCXR}")]);
+    command.arg("--root").arg(project.lab("")).env("CARGO_TARGET_DIR", &build);
+    run(
+        &mut command,
+        "cargo could not install evcxr_jupyter (its message is above); check the network and run \
+         this again",
+    )?;
+    remove(&build)
+}
+
+pub fn spec_pin(project: &Project) -> String {
+    let exe = std::env::current_exe().and_then(fs::read).unwrap_or_default();
+    format!("{} {:x}", project.root.display(), hash(&exe))
+}
+
+/// Writes the kernelspec into the virtual environment. It starts a copy of this program, which
+/// stays when `target` is cleaned.
+pub fn write_spec(project: &Project) -> Result {
+    let program = project.lab("bin/xtask");
+    let beside = project.lab("bin/xtask-new");
+    std::env::current_exe()
+        .and_then(|exe| {
+            fs::create_dir_all(project.lab("bin"))?;
+            fs::copy(exe, &beside)?;
+            fs::rename(&beside, &program)
+        })
+        .map_err(|error| format!("could not write {}: {error}", program.display()))?;
+    let spec = serde_json::json!({
+        "display_name": "Rust (Diffuscope)",
+        "language": "rust",
+        "argv": [program, "kernel", project.root, "{connection_file}"],
+        "env": {
+            "LIBTORCH": project.libtorch(),
+            // The person's own settings and start-up code for evcxr stay out.
+            "EVCXR_CONFIG_DIR": project.notebooks(),
+            // evcxr updates a kernelspec of its own when it finds one; here it finds none.
+            "JUPYTER_PATH": project.lab("jupyter/data"),
+        },
+        "interrupt_mode": "message",
+    });
+    let path = project.lab("venv/share/jupyter/kernels/diffuscope/kernel.json");
+    write(&path, &format!("{spec:#}\n"))
+}
+
+/// Changes with anything that the notebooks' dependency is built from.
+pub fn warm_pin(project: &Project) -> String {
+    let mut files = vec![project.root.join("Cargo.lock"), project.root.join("Cargo.toml")];
+    files.push(project.root.join("build.rs"));
+    files.push(project.notebooks().join("evcxr.toml"));
+    list_files(&project.root.join("src"), &mut files);
+    files.sort();
+    let contents: Vec<Option<Vec<u8>>> = files.iter().map(|file| fs::read(file).ok()).collect();
+    let rustc = output(Command::new("rustc").arg("--version"));
+    format!("{:x} for {}", hash(&(contents, rustc)), project.root.display())
+}
+
+/// Builds the notebooks' dependency in a kernel, as a first cell would.
+pub fn warm(project: &Project, pin: &str) -> Result {
+    let mut command = project.python_command();
+    command.arg(project.root.join("xtask/python/notebooks.py")).arg("warm").arg(&project.root);
+    run(
+        command.env(SLOT, "warm"),
+        "the notebooks' dependency could not be built in the kernel (the reason is above)",
+    )?;
+    write(&project.lab("evcxr/warm.id"), pin)
+}
+
+/// Runs the kernel in a slot that no other kernel has, until it ends.
+pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
+    let (slot, _held) = match std::env::var_os(SLOT) {
+        Some(name) => (project.lab("evcxr").join(name), None),
+        None => take_slot(&project.lab("evcxr")).map(|(slot, lock)| (slot, Some(lock)))?,
+    };
+    let evcxr = program(project);
+    // The versions that the project was tested with, and no look at the network.
+    fs::create_dir_all(&slot)
+        .and_then(|()| copy_if_new(&project.root.join("Cargo.lock"), &slot))
+        .map_err(|error| format!("could not write {}: {error}", slot.display()))?;
+    let status = Command::new(&evcxr)
+        .arg("--control_file")
+        .arg(connection_file)
+        .envs(project.libtorch_environment())
+        .env("EVCXR_TMPDIR", &slot)
+        .status()
+        .map_err(|error| format!("{}: {error}; run `cargo xtask lab`", evcxr.display()))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Puts the project's lock file into a slot that has not had it.
+fn copy_if_new(lock: &Path, slot: &Path) -> std::io::Result<()> {
+    let text = fs::read(lock)?;
+    let seen = slot.join("Cargo.lock.project");
+    if fs::read(&seen).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    fs::write(slot.join("Cargo.lock"), &text)?;
+    fs::write(seen, &text)
+}
+
+/// The first free slot, filled from `warm` if it is new or older than `warm`. It is free again
+/// when the returned file is closed, whatever ends the process.
+fn take_slot(folder: &Path) -> Result<(PathBuf, File)> {
+    let problem =
+        |error| format!("could not prepare a kernel's folder in {}: {error}", folder.display());
+    fs::create_dir_all(folder).map_err(problem)?;
+    for n in 1.. {
+        let lock = File::create(folder.join(format!("{n}.lock"))).map_err(problem)?;
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        let slot = folder.join(n.to_string());
+        let warm_id = fs::read_to_string(folder.join("warm.id")).unwrap_or_default();
+        let id = folder.join(format!("{n}.id"));
+        if fs::read_to_string(&id).unwrap_or_default() != warm_id {
+            remove(&slot)?;
+            copy_folder(&folder.join("warm"), &slot).map_err(problem)?;
+            fs::write(&id, &warm_id).map_err(problem)?;
+        }
+        return Ok((slot, lock));
+    }
+    Err("no slot is free".into())
+}
+
+/// Copies a folder with the files' times: cargo decides by them what is fresh.
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+            let modified = entry.metadata()?.modified()?;
+            File::options().write(true).open(&target)?.set_modified(modified)?;
+        }
+    }
+    Ok(())
+}
+
+fn list_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() { list_files(&path, files) } else { files.push(path) }
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_kernels_never_share_a_slot() {
+        let folder = tempfile::tempdir().unwrap();
+        let warm = folder.path().join("warm/target");
+        fs::create_dir_all(&warm).unwrap();
+        fs::write(warm.join("a.rlib"), "built").unwrap();
+        fs::write(folder.path().join("warm.id"), "1").unwrap();
+        let (one, lock) = take_slot(folder.path()).unwrap();
+        let (two, _lock) = take_slot(folder.path()).unwrap();
+        assert_eq!(
+            (one.file_name().unwrap(), two.file_name().unwrap()),
+            ("1".as_ref(), "2".as_ref())
+        );
+        for slot in [&one, &two] {
+            let copy = slot.join("target/a.rlib");
+            assert_eq!(fs::read_to_string(&copy).unwrap(), "built");
+            let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+            assert_eq!(time(&copy), time(&warm.join("a.rlib")));
+        }
+        drop(lock);
+        assert_eq!(take_slot(folder.path()).unwrap().0, one);
+        // A slot that is older than what set-up built is filled anew.
+        fs::write(one.join("target/a.rlib"), "own").unwrap();
+        take_slot(folder.path()).unwrap();
+        assert_eq!(fs::read_to_string(one.join("target/a.rlib")).unwrap(), "own");
+        fs::write(folder.path().join("warm.id"), "2").unwrap();
+        take_slot(folder.path()).unwrap();
+        assert_eq!(fs::read_to_string(one.join("target/a.rlib")).unwrap(), "built");
+    }
+
+    #[test]
+    fn only_the_pinned_kernel_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        assert!(!is_pinned_evcxr(&bin));
+        fs::write(bin.join("evcxr_jupyter"), "").unwrap();
+        let list = |v| format!("[v1]\n\"evcxr_jupyter {v} (registry+x)\" = [\"evcxr_jupyter\"]\n");
+        fs::write(root.path().join(".crates.toml"), list("0.21.1")).unwrap();
+        assert!(!is_pinned_evcxr(&bin));
+        fs::write(root.path().join(".crates.toml"), list(EVCXR)).unwrap();
+        assert!(is_pinned_evcxr(&bin));
+    }
+}
