@@ -19,6 +19,7 @@ use random::Random;
 use serde::{Deserialize, Serialize};
 use sprites::Sprites;
 
+use crate::picture::Rgb8;
 use crate::{Error, Result};
 
 /// A picture, what is said of it and what is true of it.
@@ -29,18 +30,7 @@ pub struct Scene {
     /// All that could be said.
     pub truth: Truth,
     /// The picture.
-    pub picture: Rgb,
-}
-
-/// 8-bit RGB pixels, row by row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rgb {
-    /// Pixels in a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// `height * width * 3` values.
-    pub pixels: Vec<u8>,
+    pub picture: Rgb8,
 }
 
 /// Which combinations a scene can have.
@@ -120,16 +110,21 @@ impl Scenes {
     /// None with the fixed list; a list that leaves nothing to draw.
     pub fn scene(&self, seed: u64, split: Split) -> Result<Scene> {
         let mut random = Random::new(seed);
-        let truth = self.draw(&mut random, split)?;
-        let form = Form { style: random.chance(85), white: random.chance(50) };
+        let (caption, truth) = self.say(&mut random, split)?;
         let picture = self.render(&truth, random.next())?;
-        Ok(Scene { caption: caption(&truth, form), truth, picture })
+        Ok(Scene { caption, truth, picture })
     }
 
-    /// What is true of the scene of a seed, and its caption, without the picture.
+    /// The caption and the truth of the scene of a seed, without the picture.
+    ///
+    /// # Errors
+    /// As [`Scenes::scene`].
     pub fn describe(&self, seed: u64, split: Split) -> Result<(String, Truth)> {
-        let mut random = Random::new(seed);
-        let truth = self.draw(&mut random, split)?;
+        self.say(&mut Random::new(seed), split)
+    }
+
+    fn say(&self, random: &mut Random, split: Split) -> Result<(String, Truth)> {
+        let truth = self.draw(random, split)?;
         let form = Form { style: random.chance(85), white: random.chance(50) };
         Ok((caption(&truth, form), truth))
     }
@@ -216,7 +211,7 @@ impl Scenes {
     /// # Errors
     /// A truth that no caption could say: a count outside 1 to 3, more than two objects, one
     /// object with a relation, a colour on an object that keeps its own.
-    pub fn render(&self, truth: &Truth, jitter: u64) -> Result<Rgb> {
+    pub fn render(&self, truth: &Truth, jitter: u64) -> Result<Rgb8> {
         check(truth)?;
         let mut random = Random::new(jitter);
         let mut canvas = Canvas::new(self.size);
@@ -243,7 +238,8 @@ impl Scenes {
             let turned = turned && thing.object.turns();
             canvas.sprite(sprite, [x, y], extent, turned, water);
         }
-        Ok(Rgb { width: self.size, height: self.size, pixels: canvas.to_rgb() })
+        let side = self.size as u32;
+        Ok(Rgb8 { width: side, height: side, pixels: canvas.to_rgb() })
     }
 }
 
@@ -337,7 +333,7 @@ fn check(truth: &Truth) -> Result<()> {
 ///
 /// # Errors
 /// No pictures, no columns, a scale of 0, or pictures of different sizes.
-pub fn sheet(pictures: &[Rgb], columns: usize, scale: usize) -> Result<Rgb> {
+pub fn sheet(pictures: &[Rgb8], columns: usize, scale: usize) -> Result<Rgb8> {
     let sizes: HashSet<_> = pictures.iter().map(|p| (p.width, p.height)).collect();
     if sizes.len() != 1 || columns == 0 || scale == 0 {
         return Err(Error::argument(
@@ -348,7 +344,8 @@ pub fn sheet(pictures: &[Rgb], columns: usize, scale: usize) -> Result<Rgb> {
         ));
     }
     let gap = 2 * scale;
-    let (w, h) = (pictures[0].width * scale, pictures[0].height * scale);
+    let row = pictures[0].width as usize;
+    let (w, h) = (row * scale, pictures[0].height as usize * scale);
     let columns = columns.min(pictures.len());
     let width = columns * (w + gap) - gap;
     let height = pictures.len().div_ceil(columns) * (h + gap) - gap;
@@ -357,13 +354,13 @@ pub fn sheet(pictures: &[Rgb], columns: usize, scale: usize) -> Result<Rgb> {
         let (left, top) = (i % columns * (w + gap), i / columns * (h + gap));
         for y in 0..h {
             for x in 0..w {
-                let from = 3 * (y / scale * picture.width + x / scale);
+                let from = 3 * (y / scale * row + x / scale);
                 let to = 3 * ((top + y) * width + left + x);
                 pixels[to..to + 3].copy_from_slice(&picture.pixels[from..from + 3]);
             }
         }
     }
-    Ok(Rgb { width, height, pixels })
+    Ok(Rgb8 { width: width as u32, height: height as u32, pixels })
 }
 
 #[cfg(test)]

@@ -56,16 +56,27 @@ words! {
     Style, "style": Flat "flat", ThreeD "3d", Cartoon "cartoon",
 }
 
-words! {
+/// Gives the objects to another macro, so that they are listed once.
+macro_rules! objects {
+    ($do:ident! $($before:tt)*) => {
+        $do! {
+            $($before)*
+            Apple "apple", Lemon "lemon", Strawberry "strawberry", Cat "cat", Dog "dog", Fox "fox",
+            Frog "frog", Rabbit "rabbit", Fish "fish", Octopus "octopus", Butterfly "butterfly",
+            Ladybug "ladybug", Flower "flower", Rose "rose", Cactus "cactus", Tree "tree",
+            Mushroom "mushroom", House "house", Car "car", Bus "bus", Rocket "rocket", Boat "boat",
+            Ball "ball", Guitar "guitar", Key "key", Bell "bell", Diamond "diamond", Crown "crown",
+            Star "star", Umbrella "umbrella", Snowman "snowman", Pizza "pizza", Donut "donut",
+            Cake "cake",
+        }
+    };
+}
+pub(super) use objects;
+
+objects! {
+    words!
     /// A thing that a scene can show.
     Object, "object":
-    Apple "apple", Lemon "lemon", Strawberry "strawberry", Cat "cat", Dog "dog", Fox "fox",
-    Frog "frog", Rabbit "rabbit", Fish "fish", Octopus "octopus", Butterfly "butterfly",
-    Ladybug "ladybug", Flower "flower", Rose "rose", Cactus "cactus", Tree "tree",
-    Mushroom "mushroom", House "house", Car "car", Bus "bus", Rocket "rocket", Boat "boat",
-    Ball "ball", Guitar "guitar", Key "key", Bell "bell", Diamond "diamond", Crown "crown",
-    Star "star", Umbrella "umbrella", Snowman "snowman", Pizza "pizza", Donut "donut",
-    Cake "cake",
 }
 
 impl Object {

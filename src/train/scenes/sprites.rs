@@ -4,32 +4,29 @@ use std::sync::OnceLock;
 
 use resvg::{tiny_skia, usvg};
 
-use super::grammar::{Colour, Object, Style};
+use super::grammar::{Colour, Object, Style, objects};
 use crate::{Error, Result};
 
 macro_rules! svgs {
     ($($variant:ident $word:literal),+ $(,)?) => {
         fn svg(object: Object, style: Style) -> &'static str {
+            macro_rules! file {
+                ($style:literal, $name:literal) => {
+                    include_str!(concat!("../../../data/sprites/", $style, "/", $name, ".svg"))
+                };
+            }
             match (object, style) {
                 $(
-                    (Object::$variant, Style::Flat) => include_str!(concat!("../../../data/sprites/flat/", $word, ".svg")),
-                    (Object::$variant, Style::ThreeD) => include_str!(concat!("../../../data/sprites/3d/", $word, ".svg")),
-                    (Object::$variant, Style::Cartoon) => include_str!(concat!("../../../data/sprites/cartoon/", $word, ".svg")),
+                    (Object::$variant, Style::Flat) => file!("flat", $word),
+                    (Object::$variant, Style::ThreeD) => file!("3d", $word),
+                    (Object::$variant, Style::Cartoon) => file!("cartoon", $word),
                 )+
             }
         }
     };
 }
 
-svgs! {
-    Apple "apple", Lemon "lemon", Strawberry "strawberry", Cat "cat", Dog "dog", Fox "fox",
-    Frog "frog", Rabbit "rabbit", Fish "fish", Octopus "octopus", Butterfly "butterfly",
-    Ladybug "ladybug", Flower "flower", Rose "rose", Cactus "cactus", Tree "tree",
-    Mushroom "mushroom", House "house", Car "car", Bus "bus", Rocket "rocket", Boat "boat",
-    Ball "ball", Guitar "guitar", Key "key", Bell "bell", Diamond "diamond", Crown "crown",
-    Star "star", Umbrella "umbrella", Snowman "snowman", Pizza "pizza", Donut "donut",
-    Cake "cake",
-}
+objects! { svgs! }
 
 /// Premultiplied RGBA, row by row, without an empty border.
 #[derive(Clone)]
