@@ -173,3 +173,15 @@ fn what_cannot_be_shown_is_refused() {
     assert!(scenes.render(&Truth { objects: vec![ball], ..truth }, 0).is_err());
     assert!(sheet(&[], 4, 1).is_err());
 }
+
+/// What a seed says is part of every model that was trained: it must not drift.
+#[test]
+fn seeds_keep_their_captions() {
+    let scenes = Scenes::new(16).unwrap();
+    let said = |seed| scenes.describe(seed, Split::Train).unwrap().0;
+    assert_eq!(said(0), "a flower at sunset, flat");
+    assert_eq!(said(4), "a red star above a purple diamond in the snow");
+    assert_eq!(said(8), "a small blue lemon on a white background, cartoon");
+    assert_eq!(said(13), "a house left of an orange diamond on a green background, 3d");
+    assert_eq!(said(23), "two blue ladybugs on the sea, cartoon");
+}
