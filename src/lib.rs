@@ -12,6 +12,7 @@ pub mod weights;
 pub mod noise;
 pub mod device;
 pub mod picture;
+pub mod plot;
 pub mod train;
 
 mod error;

@@ -209,7 +209,11 @@ pub fn write_png(path: impl AsRef<Path>, image: &Tensor, text: &[(String, String
 /// The only picture of a batch of one.
 pub(crate) fn one(image: &Tensor) -> Result<Rgb8> {
     if image.dim() == 4 && image.size()[0] != 1 {
-        return Err(Error::shape("picture", "[1, 3, H, W] or [3, H, W]: one picture", &image.size()));
+        return Err(Error::shape(
+            "picture",
+            "[1, 3, H, W] or [3, H, W]: one picture",
+            &image.size(),
+        ));
     }
     let mut pictures = to_rgb8(image)?;
     pictures.pop().ok_or_else(|| Error::shape("picture", "[1, 3, H, W]", &image.size()))
@@ -236,8 +240,9 @@ pub(crate) fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn open(path: &Path) -> Result<RgbImage> {
-    let reader = ImageReader::open(path)
-        .and_then(ImageReader::with_guessed_format)
+    // The format is what the bytes say, whatever the file is called.
+    let mut reader = File::open(path)
+        .and_then(|file| ImageReader::new(BufReader::new(file)).with_guessed_format())
         .map_err(|e| Error::io(path, e))?;
     let format = reader.format();
     let fail = |e: ImageError| {
@@ -265,7 +270,6 @@ fn open(path: &Path) -> Result<RgbImage> {
             "it is not a picture; PNG and JPEG files can be read",
         ));
     }
-    let mut reader = reader;
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(LONGEST_SIDE);
     limits.max_image_height = Some(LONGEST_SIDE);
@@ -287,4 +291,167 @@ fn on_white(image: DynamicImage) -> RgbImage {
         let [r, g, b, a] = rgba.get_pixel(x, y).0.map(u32::from);
         image::Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn text(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn bytes_follow_the_formula() {
+        // Every value where a rounding mistake would show: just below, at and above each tie.
+        let mut values: Vec<f32> = (0..=510).map(|i| i as f32 / 255. - 1.).collect();
+        let near = values.iter().flat_map(|v| [v - 1e-6, v + 1e-6]).collect::<Vec<_>>();
+        values.extend(near);
+        values.extend([-1., 1., -1.7, 2.5, 0., -0.]);
+        values.resize(values.len().div_ceil(3) * 3, 0.);
+        let width = values.len() as i64 / 3;
+        let image = Tensor::from_slice(&values).view([3, 1, width]);
+        let bytes = &to_rgb8(&image).unwrap()[0];
+        assert_eq!((i64::from(bytes.width), bytes.height), (width, 1));
+        for (i, value) in values.iter().enumerate() {
+            let expected = ((value / 2. + 0.5).clamp(0., 1.) * 255.).round_ties_even() as u8;
+            let (channel, x) = (i / width as usize, i % width as usize);
+            assert_eq!(bytes.pixels[x * 3 + channel], expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn every_byte_comes_back() {
+        let pixels: Vec<u8> = (0..=255).flat_map(|b| [b, 255 - b, b / 2]).collect();
+        let rgb = Rgb8 { width: 16, height: 16, pixels };
+        assert_eq!(to_rgb8(&rgb.to_tensor().unwrap()).unwrap(), [rgb]);
+    }
+
+    #[test]
+    fn layout_is_rows_of_rgb() {
+        let image = Tensor::from_slice(&[-1f32, 1., -1., -1., 1., 1.]).view([1, 3, 1, 2]);
+        assert_eq!(to_rgb8(&image).unwrap()[0].pixels, [0, 0, 255, 255, 0, 255]);
+    }
+
+    #[test]
+    fn a_batch_is_several_pictures() {
+        let batch = Tensor::stack(
+            &[
+                Tensor::zeros([3, 2, 3], (Kind::Half, Device::Cpu)),
+                Tensor::ones([3, 2, 3], (Kind::Half, Device::Cpu)),
+            ],
+            0,
+        );
+        let pictures = to_rgb8(&batch).unwrap();
+        assert_eq!(pictures.len(), 2);
+        assert_eq!((pictures[1].width, pictures[1].height), (3, 2));
+        assert!(pictures[1].pixels.iter().all(|b| *b == 255));
+        assert!(one(&batch).is_err());
+    }
+
+    #[test]
+    fn nan_is_an_error() {
+        for bad in [f64::NAN, f64::INFINITY] {
+            let image = Tensor::zeros([3, 2, 2], (Kind::Float, Device::Cpu));
+            let _ = image.get(0).get(0).get(0).fill_(bad);
+            let message = to_rgb8(&image).unwrap_err().to_string();
+            assert!(message.contains("1 of its 12 values"), "{message}");
+        }
+        for shape in [vec![4, 2, 2], vec![2, 2], vec![3, 0, 2], vec![1, 1, 3, 2, 2]] {
+            let image = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+            assert!(to_rgb8(&image).is_err());
+        }
+    }
+
+    #[test]
+    fn metadata_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let given = text(&[
+            ("prompt", "a small red star, 小さな 🦀\nsecond line"),
+            ("guidance_scale", "7.5"),
+            ("empty", ""),
+        ]);
+        let image = Tensor::rand([1, 3, 4, 5], (Kind::Float, Device::Cpu)) * 2. - 1.;
+        write_png(&path, &image, &given).unwrap();
+        assert_eq!(read_png_text(&path).unwrap(), given);
+        let back = read(&path, 5, 4).unwrap();
+        assert_eq!(to_rgb8(&back).unwrap(), to_rgb8(&image).unwrap());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_ne!(mode & 0o044, 0, "others can read the file as far as the umask lets them");
+        }
+    }
+
+    #[test]
+    fn a_bad_key_or_place_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = Tensor::zeros([3, 4, 4], (Kind::Float, Device::Cpu));
+        let path = folder.path().join("a.png");
+        for key in ["", "ключ", "new\nline", &"k".repeat(80)] {
+            assert!(write_png(&path, &image, &text(&[(key, "value")])).is_err(), "{key:?}");
+        }
+        assert!(write_png(folder.path().join("missing/a.png"), &image, &[]).is_err());
+        assert!(write_png(folder.path(), &image, &[]).is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        write_png(&path, &image, &text(&[("prompt", "nul \0 inside")])).unwrap();
+        assert_eq!(read_png_text(&path).unwrap()[0].1, "nul \u{fffd} inside");
+    }
+
+    #[test]
+    fn reading_resizes_and_lays_on_white() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let transparent = image::RgbaImage::from_pixel(40, 20, image::Rgba([255, 0, 0, 0]));
+        transparent.save(&path).unwrap();
+        let read_back = read(&path, 8, 16).unwrap();
+        assert_eq!(read_back.size(), [1, 3, 16, 8]);
+        assert!(f64::try_from(read_back.min()).unwrap() > 0.99);
+
+        let jpeg = folder.path().join("picture.png");
+        image::RgbImage::from_pixel(9, 9, image::Rgb([10, 200, 90]))
+            .save_with_format(&jpeg, image::ImageFormat::Jpeg)
+            .unwrap();
+        let green = to_rgb8(&read(&jpeg, 3, 3).unwrap()).unwrap();
+        assert!(green[0].pixels[1].abs_diff(200) < 4, "{:?}", green[0].pixels);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let message = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read(&path, 8, 8).unwrap_err().to_string()
+        };
+        assert!(message(b"not a picture at all").contains("not a picture"));
+        assert!(message(b"").contains("not a picture"));
+        let webp = message(b"RIFF\x24\0\0\0WEBPVP8 \x18\0\0\0aaaaaaaaaaaa");
+        assert!(webp.contains("convert it to PNG or JPEG"), "{webp}");
+
+        let noise = Tensor::rand([3, 64, 64], (Kind::Float, Device::Cpu));
+        let png = one(&noise).unwrap().to_png(&[]).unwrap();
+        let cut = message(&png[..png.len() / 2]);
+        assert!(cut.contains("cut short") || cut.contains("damaged"), "{cut}");
+        let mut flipped = png.clone();
+        flipped[png.len() / 2] ^= 0x10;
+        let damaged = message(&flipped);
+        assert!(damaged.contains("damaged") || damaged.contains("cut short"), "{damaged}");
+
+        // A header that promises 60000 × 60000 pixels.
+        let mut bomb = png.clone();
+        bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+        let crc = crc32fast::hash(&bomb[12..29]).to_be_bytes();
+        bomb[29..33].copy_from_slice(&crc);
+        let large = message(&bomb);
+        assert!(large.contains("too large"), "{large}");
+
+        assert!(read(folder.path().join("missing.png"), 8, 8).is_err());
+        assert!(read(folder.path(), 8, 8).is_err());
+        std::fs::write(&path, &png).unwrap();
+        assert!(read(&path, 0, 8).is_err() && read(&path, 8, 20_000).is_err());
+    }
 }

@@ -18,7 +18,7 @@ const CAPITAL: f32 = 0.727;
 const DESCENDER: f32 = 0.21;
 
 /// How a text looks and where its anchor is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Style {
     pub size: f32,
     pub weight: Weight,
@@ -77,7 +77,8 @@ impl Canvas {
     /// The card's edge, one pixel wide.
     pub fn frame(&mut self) {
         let (w, h) = (self.width, self.height);
-        for (x, y, width, height) in [(0, 0, w, 1), (0, h - 1, w, 1), (0, 0, 1, h), (w - 1, 0, 1, h)]
+        for (x, y, width, height) in
+            [(0, 0, w, 1), (0, h - 1, w, 1), (0, 0, 1, h), (w - 1, 0, 1, h)]
         {
             self.fill(x as i32, y as i32, width, height, theme::EDGE);
         }
@@ -160,10 +161,8 @@ impl Canvas {
         let (at_x, at_y) = if upright { (x, y) } else { (0., 0.) };
         for letter in text.chars() {
             let id = scaled.glyph_id(letter);
-            let glyph = id.with_scale_and_position(
-                scaled.scale(),
-                point(at_x + pen, (at_y + base).round()),
-            );
+            let glyph = id
+                .with_scale_and_position(scaled.scale(), point(at_x + pen, (at_y + base).round()));
             pen += scaled.h_advance(id);
             let Some(outline) = font.outline_glyph(glyph) else { continue };
             let corner = outline.px_bounds().min;
@@ -378,12 +377,7 @@ impl DrawingBackend for &mut Canvas {
         Ok(())
     }
 
-    fn draw_text<S: BackendTextStyle>(
-        &mut self,
-        text: &str,
-        style: &S,
-        at: BackendCoord,
-    ) -> Drawn {
+    fn draw_text<S: BackendTextStyle>(&mut self, text: &str, style: &S, at: BackendCoord) -> Drawn {
         let (x, y) = float(at);
         self.write(x, y, text, text_style(style), &style.transform())
             .map_err(|e| DrawingErrorKind::FontError(Box::new(e)))
@@ -408,7 +402,8 @@ mod tests {
     #[test]
     fn lines_are_never_wider_than_asked() {
         let style = Style::new(15., theme::INK);
-        let text = "a small red star on the grass, flat, and-a-very-long-word-without-a-break 你好 🦀";
+        let text =
+            "a small red star on the grass, flat, and-a-very-long-word-without-a-break 你好 🦀";
         for width in [40., 90., 200.] {
             let lines = wrap(text, style, width, 100).unwrap();
             for line in &lines {

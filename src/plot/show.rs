@@ -90,13 +90,10 @@ pub(super) fn save(path: &Path, png: &[u8]) -> Result<()> {
 
 /// The kernel's protocol: one block a MIME type, binary data in base64.
 pub(super) fn block(png: Result<Vec<u8>>, text: &str) -> String {
-    let content = |mime: &str, body: &str| {
-        format!("EVCXR_BEGIN_CONTENT {mime}\n{body}\nEVCXR_END_CONTENT\n")
-    };
+    let content =
+        |mime: &str, body: &str| format!("EVCXR_BEGIN_CONTENT {mime}\n{body}\nEVCXR_END_CONTENT\n");
     match png {
-        Ok(png) => {
-            content("image/png", &STANDARD.encode(png)) + &content("text/plain", text)
-        }
+        Ok(png) => content("image/png", &STANDARD.encode(png)) + &content("text/plain", text),
         Err(error) => content("text/plain", &format!("{text}: {error}")),
     }
 }

@@ -191,7 +191,9 @@ pub struct Sheet {
 /// # Errors
 /// Another shape; NaN or infinity; no pictures.
 pub fn sheet(rows: &[Vec<Tensor>]) -> Result<Sheet> {
-    Sheet::new(rows.iter().map(|row| row.iter().map(Tile::picture).collect()).collect::<Result<_>>()?)
+    Sheet::new(
+        rows.iter().map(|row| row.iter().map(Tile::picture).collect()).collect::<Result<_>>()?,
+    )
 }
 
 /// Shows a batch of pictures, in rows of at most six.
@@ -202,10 +204,8 @@ pub fn sheet(rows: &[Vec<Tensor>]) -> Result<Sheet> {
 /// # Errors
 /// Another shape; NaN or infinity; no pictures.
 pub fn pictures(images: &Tensor) -> Result<Sheet> {
-    let tiles: Vec<Tile> = picture::to_rgb8(images)?
-        .into_iter()
-        .map(|image| Tile { image, sharp: false })
-        .collect();
+    let tiles: Vec<Tile> =
+        picture::to_rgb8(images)?.into_iter().map(|image| Tile { image, sharp: false }).collect();
     let rows = tiles.len().div_ceil(6).max(1);
     let columns = tiles.len().div_ceil(rows).max(1);
     Sheet::new(tiles.chunks(columns).map(<[Tile]>::to_vec).collect())
@@ -310,15 +310,10 @@ impl Sheet {
             true => enlarge(&tile.image, cell),
             false => fit(&tile.image, cell, FilterType::CatmullRom),
         };
-        let rows: Vec<Vec<Rgb8>> = self
-            .rows
-            .iter()
-            .map(|row| row.iter().map(scaled).collect())
-            .collect::<Result<_>>()?;
-        let heights: Vec<u32> = rows
-            .iter()
-            .map(|row| row.iter().map(|p| p.height).max().unwrap_or(cell))
-            .collect();
+        let rows: Vec<Vec<Rgb8>> =
+            self.rows.iter().map(|row| row.iter().map(scaled).collect()).collect::<Result<_>>()?;
+        let heights: Vec<u32> =
+            rows.iter().map(|row| row.iter().map(|p| p.height).max().unwrap_or(cell)).collect();
         let wrapped = |texts: &[String], style| {
             texts.iter().map(|t| wrap(t, style, cell as f32, 5)).collect::<Result<Vec<_>>>()
         };
@@ -357,9 +352,8 @@ impl Sheet {
             .sum::<u32>();
         let head = if head == 0 { 0 } else { head + 6 };
         let labels = tallest(&column_labels, label());
-        let body = heights.iter().sum::<u32>()
-            + below.iter().sum::<u32>()
-            + (rows.len() as u32 - 1) * GAP;
+        let body =
+            heights.iter().sum::<u32>() + below.iter().sum::<u32>() + (rows.len() as u32 - 1) * GAP;
         let mut canvas = Canvas::card(width + 2 * MARGIN, head + labels + body + 2 * MARGIN)?;
 
         let x0 = MARGIN as f32;
@@ -536,10 +530,8 @@ impl LatentsView {
         let tiles: Vec<Rgb8> = channels
             .iter()
             .map(|channel| {
-                let pixels = channel
-                    .iter()
-                    .flat_map(|v| theme::diverging(f64::from(*v) / limit))
-                    .collect();
+                let pixels =
+                    channel.iter().flat_map(|v| theme::diverging(f64::from(*v) / limit)).collect();
                 enlarge(&Rgb8 { width: *w, height: *h, pixels }, side)
             })
             .collect::<Result<_>>()?;
