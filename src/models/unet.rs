@@ -10,7 +10,7 @@ use super::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, PerLevel, ResnetBlock, attention, attention_weights,
     join_heads, split_heads,
 };
-use crate::weights::{Params, read_config, weight_files};
+use crate::weights::{Params, channels_last, read_config, weight_files};
 use crate::{Error, Result};
 
 /// `unet/config.json`.
@@ -564,7 +564,7 @@ impl UNet {
                 transformer.as_ref().map_or(h.shallow_clone(), |t| t.forward(&h, &context, probe))
             };
 
-        let mut h = self.conv_in.forward(&x);
+        let mut h = self.conv_in.forward(&channels_last(&x));
         let mut skips = vec![h.shallow_clone()];
         for block in &self.down_blocks {
             for pair in &block.layers {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{Conv2d, GroupNorm, Linear, ResnetBlock, attention, join_heads, split_heads};
-use crate::weights::{Params, read_config, weight_files};
+use crate::weights::{Params, channels_last, read_config, weight_files};
 use crate::{Error, Result};
 
 /// The VAE normalises with this epsilon everywhere.
@@ -368,7 +368,8 @@ impl Vae {
             let expected = format!("[B, {channels}, H, W] with H and W multiples of {f}");
             return Err(Error::shape("image", expected, &size));
         }
-        let h = self.encoder.forward(&image.to_device(self.device).to_kind(self.kind));
+        let image = channels_last(&image.to_device(self.device).to_kind(self.kind));
+        let h = self.encoder.forward(&image);
         let moments = self.quant_conv.as_ref().map_or(h.shallow_clone(), |conv| conv.forward(&h));
         let latent = self.config.latent_channels;
         let mean = moments.narrow(1, 0, latent);
@@ -405,6 +406,7 @@ impl Vae {
         }
         let z = latents.to_device(self.device).to_kind(self.kind) / self.config.scaling_factor
             + self.config.shift_factor.unwrap_or(0.);
+        let z = channels_last(&z);
         let z = self.post_quant_conv.as_ref().map_or(z.shallow_clone(), |conv| conv.forward(&z));
         Ok(self.decoder.forward(&z).to_kind(Kind::Float))
     }

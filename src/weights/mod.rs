@@ -5,6 +5,7 @@ mod params;
 mod tensors;
 
 pub use folder::{read_config, weight_files};
+pub(crate) use params::channels_last;
 pub use params::{Init, Params};
 pub(crate) use tensors::write_file;
 pub use tensors::{TensorFile, write_tensors};

@@ -206,6 +206,7 @@ impl Store {
             .f_to_kind(self.kind)
             .and_then(|t| t.f_to_device(self.device))
             .and_then(|t| t.f_view(shape))
+            .map(|t| channels_last(&t))
             .map_err(|e| said(e.into()))?;
         let finite = tensor.f_isfinite().and_then(|t| t.f_all()).map_err(|e| said(e.into()))?;
         if finite.int64_value(&[]) == 0 {
@@ -229,6 +230,15 @@ fn fresh(shape: &[i64], init: Init, kind: Kind, device: Device) -> std::result::
     }
     .and_then(|t| t.f_to_kind(kind))
     .and_then(|t| t.f_to_device(device))
-    .map(|t| t.set_requires_grad(true))
+    .map(|t| channels_last(&t).set_requires_grad(true))
     .map_err(|e| e.to_string())
+}
+
+/// Pictures and convolution weights with their channels side by side in memory: the order that
+/// libtorch's convolutions on CPUs and on tensor cores want. Shapes and values stay as they are.
+pub(crate) fn channels_last(x: &Tensor) -> Tensor {
+    if x.dim() != 4 {
+        return x.shallow_clone();
+    }
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
