@@ -18,3 +18,5 @@ pub mod train;
 mod error;
 
 pub use error::{Error, Result};
+/// Notebooks name the types of their variables through this.
+pub use tch;

@@ -3,6 +3,9 @@
 //! evcxr builds a notebook's dependencies in a folder of its own, and two kernels must not share
 //! one. Set-up builds the dependency once in `.lab/evcxr/warm`; a kernel takes the first slot
 //! `.lab/evcxr/1`, `2`, ... that no other one holds, and fills a new slot from `warm`.
+//!
+//! Most of what a first cell costs is rust-analyzer reading the dependency's sources, which evcxr
+//! needs for the types of variables. The kernel does that when it starts, while a person reads.
 
 use crate::Result;
 use crate::project::{Project, output, remove, run, write};
@@ -12,8 +15,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 pub const EVCXR: &str = "0.22.0";
+/// What `.lab/evcxr/warm` was built from.
+pub const WARM_ID: &str = "evcxr/warm.id";
 /// Names a slot instead of taking a free one.
 const SLOT: &str = "DIFFUSCOPE_KERNEL_SLOT";
+/// evcxr's configuration, in `.lab`: the person's own start-up code stays out. Without preloading
+/// the folder is not there.
+const PRELOAD: &str = "evcxr/preload";
+const NO_PRELOAD: &str = "evcxr/nothing";
 
 pub fn pin() -> String {
     format!("evcxr_jupyter {EVCXR}")
@@ -90,22 +99,33 @@ pub fn write_spec(project: &Project) -> Result {
         "argv": [program, "kernel", project.root, "{connection_file}"],
         "env": {
             "LIBTORCH": project.libtorch(),
-            // The person's own settings and start-up code for evcxr stay out.
-            "EVCXR_CONFIG_DIR": project.notebooks(),
             // evcxr updates a kernelspec of its own when it finds one; here it finds none.
             "JUPYTER_PATH": project.lab("jupyter/data"),
         },
         "interrupt_mode": "message",
     });
     let path = project.lab("venv/share/jupyter/kernels/diffuscope/kernel.json");
-    write(&path, &format!("{spec:#}\n"))
+    write(&path, &format!("{spec:#}\n"))?;
+    write(&project.lab(PRELOAD).join("prelude.rs"), &preload(&project.root))
+}
+
+/// What a kernel runs when it starts. The variable is moved away again; its type makes
+/// rust-analyzer read tch, and its value loads libtorch.
+fn preload(root: &Path) -> String {
+    // As evcxr writes the path of `:dep diffuscope = { path = ".." }`, which is then the same.
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let root = serde_json::Value::from(root.to_string_lossy());
+    format!(
+        ":dep diffuscope = {{ path = {root} }}\n\
+         let preloaded = diffuscope::tch::Tensor::from(0.0);\n\
+         drop(preloaded);\n"
+    )
 }
 
 /// Changes with anything that the notebooks' dependency is built from.
 pub fn warm_pin(project: &Project) -> String {
     let mut files = vec![project.root.join("Cargo.lock"), project.root.join("Cargo.toml")];
     files.push(project.root.join("build.rs"));
-    files.push(project.notebooks().join("evcxr.toml"));
     list_files(&project.root.join("src"), &mut files);
     files.sort();
     let contents: Vec<Option<Vec<u8>>> = files.iter().map(|file| fs::read(file).ok()).collect();
@@ -117,11 +137,13 @@ pub fn warm_pin(project: &Project) -> String {
 pub fn warm(project: &Project, pin: &str) -> Result {
     let mut command = project.python_command();
     command.arg(project.root.join("xtask/python/notebooks.py")).arg("warm").arg(&project.root);
+    // While it is rebuilt, nothing is built.
+    remove(&project.lab(WARM_ID))?;
     run(
         command.env(SLOT, "warm"),
         "the notebooks' dependency could not be built in the kernel (the reason is above)",
     )?;
-    write(&project.lab("evcxr/warm.id"), pin)
+    write(&project.lab(WARM_ID), pin)
 }
 
 /// Runs the kernel in a slot that no other kernel has, until it ends.
@@ -135,11 +157,17 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
     fs::create_dir_all(&slot)
         .and_then(|()| copy_if_new(&project.root.join("Cargo.lock"), &slot))
         .map_err(|error| format!("could not write {}: {error}", slot.display()))?;
+    // A preload that does not compile would end the kernel before it can say why.
+    let built = fs::read_to_string(project.lab(WARM_ID)).unwrap_or_default();
+    let preload = if built == warm_pin(project) { PRELOAD } else { NO_PRELOAD };
     let status = Command::new(&evcxr)
         .arg("--control_file")
         .arg(connection_file)
         .envs(project.libtorch_environment())
         .env("EVCXR_TMPDIR", &slot)
+        .env("EVCXR_CONFIG_DIR", project.lab(preload))
+        // Only evcxr's own start-up lines: what cells print goes to Jupyter another way.
+        .stdout(std::process::Stdio::null())
         .status()
         .map_err(|error| format!("{}: {error}; run `cargo xtask lab`", evcxr.display()))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

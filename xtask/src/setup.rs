@@ -140,7 +140,7 @@ pub fn steps(project: &Project, flavour: Flavour) -> Vec<Step> {
             name: "warm",
             title: "The notebooks' dependency, built once (some minutes when it is new)".into(),
             pin: kernel::warm_pin(project),
-            product: "evcxr/warm.id",
+            product: kernel::WARM_ID,
             work: |project, step, _| kernel::warm(project, &step.pin),
         },
     ]

@@ -7,11 +7,19 @@ use std::time::{Duration, Instant};
 
 type Check = (&'static str, fn(&Project) -> Result);
 
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("format", |project| cargo(project, &["fmt", "--all", "--", "--check"], &[])),
     ("lints", |project| {
         let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked"];
         cargo(project, &clippy, &["--", "-D", "warnings"])
+    }),
+    // evcxr takes a warning of the library, built as notebooks have it, for a cell's error.
+    ("lints of the library alone", |project| {
+        cargo(
+            project,
+            &["clippy", "--package", "diffuscope", "--lib", "--locked"],
+            &["--", "-D", "warnings"],
+        )
     }),
     ("unit, golden, integration and command-line tests", |project| {
         cargo(project, &["test", "--workspace", "--all-targets", "--all-features", "--locked"], &[])
