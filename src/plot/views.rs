@@ -7,6 +7,7 @@ use plotters_backend::text_anchor::{HPos, VPos};
 use tch::{Kind, Tensor};
 
 use super::canvas::{Canvas, Style, text_width, wrap};
+use super::chart::power_of_ten;
 use super::show::shows_itself;
 use super::theme;
 use crate::picture::{self, Rgb8};
@@ -100,12 +101,7 @@ fn fit(image: &Rgb8, side: u32, filter: FilterType) -> Result<Rgb8> {
 }
 
 /// Enlarges by a whole number, so that every value stays a sharp square.
-fn enlarge(image: &Rgb8, side: u32) -> Result<Rgb8> {
-    let longest = image.width.max(image.height);
-    let factor = (side / longest).max(1);
-    if factor == 1 && longest > side {
-        return fit(image, side, FilterType::Triangle);
-    }
+fn enlarge(image: &Rgb8, factor: u32) -> Result<Rgb8> {
     image.resized(image.width * factor, image.height * factor, FilterType::Nearest)
 }
 
@@ -123,6 +119,10 @@ impl Tile {
     /// Another shape; NaN or infinity.
     pub fn picture(image: &Tensor) -> Result<Self> {
         Ok(Self { image: picture::one(image)?, sharp: false })
+    }
+
+    fn longest(&self) -> u32 {
+        self.image.width.max(self.image.height)
     }
 
     /// Latents `[1, C, h, w]` or `[C, h, w]`: their channels side by side in rows of two, blue for
@@ -302,13 +302,13 @@ impl Sheet {
             left = left.max(text_width(line, label())?.ceil() as u32 + GAP + 4);
         }
         let room = (WIDTH - 2 * MARGIN - left).saturating_sub((columns - 1) * GAP);
-        let native = self.rows.iter().flatten().map(|t| t.image.width.max(t.image.height));
+        let native = self.rows.iter().flatten().map(Tile::longest);
         let most = native.max().unwrap_or(0).clamp(256, 512);
         let cell = (room / columns).clamp(96, most);
 
         let scaled = |tile: &Tile| match tile.sharp {
-            true => enlarge(&tile.image, cell),
-            false => fit(&tile.image, cell, FilterType::CatmullRom),
+            true if tile.longest() <= cell => enlarge(&tile.image, cell / tile.longest()),
+            _ => fit(&tile.image, cell, FilterType::CatmullRom),
         };
         let rows: Vec<Vec<Rgb8>> =
             self.rows.iter().map(|row| row.iter().map(scaled).collect()).collect::<Result<_>>()?;
@@ -527,12 +527,14 @@ impl LatentsView {
 
         let bar_room = 86;
         let side = (WIDTH - 2 * MARGIN - bar_room - 3 * GAP) / 4;
+        let longest = *w.max(h);
+        let factor = ((side + longest / 2) / longest).max(1);
         let tiles: Vec<Rgb8> = channels
             .iter()
             .map(|channel| {
                 let pixels =
                     channel.iter().flat_map(|v| theme::diverging(f64::from(*v) / limit)).collect();
-                enlarge(&Rgb8 { width: *w, height: *h, pixels }, side)
+                enlarge(&Rgb8 { width: *w, height: *h, pixels }, factor)
             })
             .collect::<Result<_>>()?;
         let (tile_w, tile_h) = (tiles[0].width, tiles[0].height);
@@ -616,7 +618,8 @@ pub(super) fn signed(value: f64) -> String {
     let text = if value == 0. {
         "0".to_owned()
     } else if !(1e-3..1e5).contains(&size) {
-        format!("{value:.1e}")
+        let power = size.log10().floor() as i32;
+        format!("{:.1}×{}", value / 10f64.powi(power), power_of_ten(power))
     } else if size < 0.1 {
         format!("{value:.3}")
     } else if size < 100. {
