@@ -21,8 +21,8 @@ pub trait Denoiser {
 impl Denoiser for UNet {
     fn predict(&self, x_t: &Tensor, t: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
         let todo = "encode a prompt, the empty one for no condition";
-        let context =
-            context.ok_or_else(|| Error::argument("context", "[B, tokens, width]", "none", todo))?;
+        let context = context
+            .ok_or_else(|| Error::argument("context", "[B, tokens, width]", "none", todo))?;
         self.forward(x_t, t, context)
     }
 }

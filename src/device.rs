@@ -94,7 +94,8 @@ const DRIVER: &str = "libcuda.so.1";
 
 fn load(library: &std::ffi::OsStr) -> std::result::Result<(), String> {
     // SAFETY: libtorch's and NVIDIA's libraries may be initialised at any time.
-    let library = unsafe { libloading::Library::new(library) }.map_err(|e| e.to_string())?;
+    let library = unsafe { libloading::Library::new(library) }
+        .map_err(|e| std::error::Error::source(&e).map_or(e.to_string(), ToString::to_string))?;
     // Registered kernels point into the library: it stays for the life of the process.
     std::mem::forget(library);
     Ok(())

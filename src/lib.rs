@@ -10,6 +10,8 @@ pub mod sampler;
 pub mod models;
 pub mod weights;
 pub mod noise;
+pub mod pipeline;
+pub mod trace;
 pub mod device;
 pub mod picture;
 pub mod plot;

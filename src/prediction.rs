@@ -32,7 +32,13 @@ impl Prediction {
     ///
     /// # Errors
     /// `t` outside the schedule; shapes that differ.
-    pub fn to_x_0(self, s: &Schedule, t: usize, x_t: &Tensor, model_output: &Tensor) -> Result<Tensor> {
+    pub fn to_x_0(
+        self,
+        s: &Schedule,
+        t: usize,
+        x_t: &Tensor,
+        model_output: &Tensor,
+    ) -> Result<Tensor> {
         match self {
             Self::Epsilon => x_0_from_epsilon(s, t, x_t, model_output),
             Self::V => x_0_from_v(s, t, x_t, model_output),
@@ -137,9 +143,12 @@ impl std::str::FromStr for Prediction {
             "epsilon" => Ok(Self::Epsilon),
             "v_prediction" | "v" => Ok(Self::V),
             "sample" => Ok(Self::Sample),
-            other => {
-                Err(Error::argument("prediction type", "epsilon, v_prediction or sample", other, ""))
-            }
+            other => Err(Error::argument(
+                "prediction type",
+                "epsilon, v_prediction or sample",
+                other,
+                "",
+            )),
         }
     }
 }

@@ -231,9 +231,7 @@ pub(crate) fn timesteps_f64(
         return Err(Error::argument("steps", format!("1 to {total}"), n, todo));
     }
     let list: Vec<f64> = match spacing {
-        Spacing::Leading => {
-            (0..n).rev().map(|i| (i * (total / n) + steps_offset) as f64).collect()
-        }
+        Spacing::Leading => (0..n).rev().map(|i| (i * (total / n) + steps_offset) as f64).collect(),
         Spacing::Linspace => {
             let gap = if n > 1 { (total - 1) as f64 / (n - 1) as f64 } else { 0. };
             (0..n).rev().map(|i| i as f64 * gap).collect()

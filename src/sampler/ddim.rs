@@ -22,8 +22,7 @@ pub fn ddim_coefficients(s: &Schedule, step: Step, eta: f64) -> Result<Coefficie
         return Err(Error::argument("eta", "0 (deterministic) to 1 (as DDPM)", eta, ""));
     }
     let (alpha_bar_t, alpha_bar_prev) = (s.alpha_bar(step.t)?, s.alpha_bar_prev(step)?);
-    let variance =
-        (1. - alpha_bar_prev) / (1. - alpha_bar_t) * (1. - alpha_bar_t / alpha_bar_prev);
+    let variance = (1. - alpha_bar_prev) / (1. - alpha_bar_t) * (1. - alpha_bar_t / alpha_bar_prev);
     let std_dev_t = eta * variance.max(0.).sqrt();
     Ok(Coefficients {
         x_0: alpha_bar_prev.sqrt(),
@@ -49,7 +48,12 @@ pub fn ddim_coefficients(s: &Schedule, step: Step, eta: f64) -> Result<Coefficie
 /// assert_eq!(out.prev_sample.size(), [1, 4, 8, 8]);
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
-pub fn ddim_step(s: &Schedule, step: Step, x_t: &Tensor, noise_pred: &Tensor) -> Result<StepOutput> {
+pub fn ddim_step(
+    s: &Schedule,
+    step: Step,
+    x_t: &Tensor,
+    noise_pred: &Tensor,
+) -> Result<StepOutput> {
     let x_0 = x_0_from_epsilon(s, step.t, x_t, noise_pred)?;
     ddim_coefficients(s, step, 0.)?.apply(x_0, noise_pred, x_t, None)
 }

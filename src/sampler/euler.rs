@@ -113,7 +113,9 @@ mod tests {
         let euler = euler_step(step, &(&x_t / a.sqrt()), &eps)?;
         let gap = euler.prev_sample * b.sqrt() - ddim.prev_sample;
         assert!(gap.abs().max().double_value(&[]) < 1e-12);
-        assert!(((&x_t / a.sqrt()) * step.input_scale() - &x_t).abs().max().double_value(&[]) < 1e-12);
+        assert!(
+            ((&x_t / a.sqrt()) * step.input_scale() - &x_t).abs().max().double_value(&[]) < 1e-12
+        );
         Ok(())
     }
 

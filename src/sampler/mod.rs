@@ -15,6 +15,7 @@ use tch::Tensor;
 pub use ddim::{ddim_coefficients, ddim_step, ddim_step_eta};
 pub use ddpm::{ddpm_coefficients, ddpm_step};
 pub use euler::{SigmaStep, euler_coefficients, euler_step, sigma_steps};
+pub(crate) use sampling::noises_of_seeds;
 pub use sampling::{Plan, Position, Sampling, SamplingStep};
 
 use crate::{Error, Result};
@@ -62,8 +63,8 @@ impl Coefficients {
         }
         if self.noise != 0. {
             let todo = "draw it with noise::standard_normal";
-            let noise = noise
-                .ok_or_else(|| Error::argument("noise", "a tensor like x_t", "none", todo))?;
+            let noise =
+                noise.ok_or_else(|| Error::argument("noise", "a tensor like x_t", "none", todo))?;
             crate::forward::same_shape("noise", noise, x_t)?;
             sum += noise.to_device(x_t.device()).to_kind(x_t.kind()) * self.noise;
         }

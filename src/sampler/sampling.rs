@@ -6,8 +6,8 @@ use super::{
     Coefficients, Sampler, SigmaStep, ddim_coefficients, ddpm_coefficients, euler_coefficients,
     sigma_steps,
 };
-use crate::guidance::guide;
 use crate::denoiser::Denoiser;
+use crate::guidance::guide;
 use crate::prediction::Prediction;
 use crate::schedule::{Schedule, Spacing, Step, steps, timesteps};
 use crate::{Error, Result};
@@ -247,6 +247,11 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         Ok(Self { denoiser, plan, context, guidance_scale, noises, x_t, i: 0 })
     }
 
+    /// The sample as it is now: the result, after the last step.
+    pub fn into_sample(self) -> Tensor {
+        self.x_t
+    }
+
     /// Both predictions in one pass: [uncond, cond].
     fn predict(&self, position: Position) -> Result<(Tensor, Tensor)> {
         let t = Tensor::from_slice(&[position.timestep()]).to_kind(Kind::Float);
@@ -255,7 +260,8 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             let noise_pred = self.denoiser.predict(&input, &t, None)?;
             return Ok((noise_pred.shallow_clone(), noise_pred));
         };
-        let both = self.denoiser.predict(&Tensor::f_cat(&[&input, &input], 0)?, &t, Some(context))?;
+        let both =
+            self.denoiser.predict(&Tensor::f_cat(&[&input, &input], 0)?, &t, Some(context))?;
         let both = both.to_device(self.x_t.device()).chunk(2, 0);
         Ok((both[0].shallow_clone(), both[1].shallow_clone()))
     }
@@ -317,10 +323,11 @@ mod tests {
         let s = Schedule::stable_diffusion();
         let data = standard_normal(&[5, 8], 3)?;
         let exact = ExactDenoiser::new(s.clone(), &data)?;
-        for sampler in [Sampler::Ddim { eta: 0. }, Sampler::Ddim { eta: 1. }, Sampler::Ddpm, Sampler::Euler] {
+        for sampler in
+            [Sampler::Ddim { eta: 0. }, Sampler::Ddim { eta: 1. }, Sampler::Ddpm, Sampler::Euler]
+        {
             for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
-                let plan =
-                    Plan::new(sampler, &s, Prediction::Epsilon, 50, spacing, 0, true)?;
+                let plan = Plan::new(sampler, &s, Prediction::Epsilon, 50, spacing, 0, true)?;
                 let x_t = plan.start(&standard_normal(&[7, 8], 4)?);
                 let noises = standard_normals(&[7, 8], 5, 50)?;
                 let all = Sampling::new(&exact, plan, x_t, None, 1., noises)?

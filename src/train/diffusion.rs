@@ -37,7 +37,12 @@ pub fn encode_once(
 ) -> Result<Captioned> {
     let count = pictures.size()[0];
     if captions.len() as i64 != count {
-        return Err(Error::argument("captions", format!("{count}, one a picture"), captions.len(), ""));
+        return Err(Error::argument(
+            "captions",
+            format!("{count}, one a picture"),
+            captions.len(),
+            "",
+        ));
     }
     let mut latents = Vec::new();
     for start in (0..count).step_by(256) {
@@ -48,7 +53,10 @@ pub fn encode_once(
     for caption in captions {
         ids.extend(tokenizer.encode(caption)?.ids);
     }
-    Ok(Captioned { latents: Tensor::cat(&latents, 0), ids: Tensor::from_slice(&ids).view([count, 77]) })
+    Ok(Captioned {
+        latents: Tensor::cat(&latents, 0),
+        ids: Tensor::from_slice(&ids).view([count, 77]),
+    })
 }
 
 /// `L = || eps - eps_theta(x_t, t, c) ||^2`; Ho et al. 2020, eq. 14.
@@ -134,7 +142,8 @@ impl Task for Denoising<'_> {
                 let both = self.unet.forward(&Tensor::cat(&[&x_t, &x_t], 0), &t, &context)?;
                 let both = both.to_device(Device::Cpu).chunk(2, 0);
                 let noise_pred = guide(&both[0], &both[1], self.recipe.guidance_scale)?;
-                x_t = crate::sampler::ddim_step(&self.schedule, step, &x_t, &noise_pred)?.prev_sample;
+                x_t =
+                    crate::sampler::ddim_step(&self.schedule, step, &x_t, &noise_pred)?.prev_sample;
             }
             self.vae.decode(&x_t)
         })?;

@@ -206,7 +206,11 @@ impl Log {
     /// Opens the log and drops the lines after `step`: they are about to be made again.
     fn open(path: &Path, step: u64) -> Result<Self> {
         let failed = |e| Error::io(path, e);
-        let text = if path.is_file() { std::fs::read_to_string(path).map_err(failed)? } else { String::new() };
+        let text = if path.is_file() {
+            std::fs::read_to_string(path).map_err(failed)?
+        } else {
+            String::new()
+        };
         let kept: Vec<&str> = text
             .lines()
             .filter(|line| match line.split(',').next().map(str::parse::<u64>) {

@@ -138,7 +138,9 @@ pub(super) fn write_component<'a>(
     }
     let text = serde_json::to_string_pretty(&json).map_err(|e| Error::config(&path, e))?;
     let weights: Vec<(String, Tensor)> = weights
-        .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.to_kind(Kind::Half))))
+        .filter_map(|(name, t)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), t.to_kind(Kind::Half)))
+        })
         .collect();
     let stem = if class.starts_with("CLIP") { "model" } else { "diffusion_pytorch_model" };
     write_tensors(folder.join(format!("{stem}.safetensors")), &weights, &[])?;

@@ -216,7 +216,12 @@ impl Store {
     }
 }
 
-fn fresh(shape: &[i64], init: Init, kind: Kind, device: Device) -> std::result::Result<Tensor, String> {
+fn fresh(
+    shape: &[i64],
+    init: Init,
+    kind: Kind,
+    device: Device,
+) -> std::result::Result<Tensor, String> {
     let empty = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|e| e.to_string())?;
     let mut tensor = empty;
     match init {
