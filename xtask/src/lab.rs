@@ -52,15 +52,15 @@ pub fn open(project: &Project, options: &Options) -> Result {
     server
         .args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0"])
         .args(["--ServerApp.answer_yes=True", "--ServerApp.allow_root=True"])
-        .args(["--log-level=WARN", "--ServerApp.open_browser=False"])
+        .args(["--log-level=WARN", "--KernelSpecManager.allowed_kernelspecs=diffuscope"])
+        .arg("--MappingKernelManager.default_kernel_name=diffuscope")
+        // The kernel answers when it has loaded the library.
+        .arg("--MappingKernelManager.kernel_info_timeout=300")
         .arg(format!("--ServerApp.port={}", address.port))
         .arg(format!("--ServerApp.root_dir={}", project.root.display()))
+        .arg(format!("--ServerApp.open_browser={}", if options.browser { "True" } else { "False" }))
+        .arg(format!("--LabApp.default_url=/lab/tree/{FIRST_CHAPTER}"))
         .env(TOKEN, &address.token);
-    if options.browser {
-        server
-            .arg("--ServerApp.open_browser=True")
-            .arg(format!("--LabApp.default_url=/lab/tree/{FIRST_CHAPTER}"));
-    }
     Err(format!("JupyterLab does not start: {}", server.exec()))
 }
 

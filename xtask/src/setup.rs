@@ -198,8 +198,8 @@ fn check_machine(project: &Project, missing: &[&Step]) -> Result {
     }
     let cuda = missing.iter().any(|step| step.name == "libtorch" && step.pin.ends_with("cuda"));
     let needed = match (needs("libtorch"), cuda) {
-        (true, true) => 9.0,
-        (true, false) => 4.0,
+        (true, true) => 10.0,
+        (true, false) => 5.0,
         _ if needs("warm") && !project.lab("evcxr/warm").exists() => 2.0,
         _ => 0.2,
     };
