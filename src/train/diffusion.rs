@@ -14,7 +14,7 @@ use crate::models::unet::{UNet, UNetConfig};
 use crate::models::vae::Vae;
 use crate::noise::{standard_normal, with_seed};
 use crate::schedule::{Schedule, Spacing, steps, timesteps};
-use crate::weights::{Params, write_file};
+use crate::weights::{Params, TensorFile, write_file, write_tensors};
 use crate::{Error, Result};
 
 /// Captioned latents: what the networks learn from.
@@ -59,6 +59,33 @@ pub fn encode_once(
     })
 }
 
+impl Captioned {
+    /// Writes what was encoded, marked with what it was encoded from.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: &Path, source: &str) -> Result<()> {
+        let tensors = [("latents", &self.latents), ("ids", &self.ids)]
+            .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+        write_tensors(path, &tensors, &[("source".into(), source.into())])
+    }
+
+    /// Reads it back if it was encoded from the same source.
+    ///
+    /// # Errors
+    /// A file that is damaged.
+    pub fn load(path: &Path, source: &str) -> Result<Option<Self>> {
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let file = TensorFile::open(path)?;
+        if file.metadata().get("source").map(String::as_str) != Some(source) {
+            return Ok(None);
+        }
+        Ok(Some(Self { latents: file.tensor("latents")?, ids: file.tensor("ids")? }))
+    }
+}
+
 /// `L = || eps - eps_theta(x_t, t, c) ||^2`; Ho et al. 2020, eq. 14.
 ///
 /// # Errors
@@ -68,6 +95,43 @@ pub fn denoising_loss(noise_pred: &Tensor, noise: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("noise_pred", format!("{:?}", noise.size()), &noise_pred.size()));
     }
     Ok(noise_pred.to_kind(Kind::Float).mse_loss(&noise.to_kind(Kind::Float), Reduction::Mean))
+}
+
+/// The part of the vocabulary that the captions use. Only its rows of the token embedding are
+/// trained: 49408 rows that never change would cost as much as the U-Net.
+struct Vocabulary {
+    /// Ids in CLIP's numbering, ascending; their places are the numbering of the training.
+    ids: Vec<i64>,
+    /// The number of ids in CLIP's numbering.
+    size: i64,
+}
+
+impl Vocabulary {
+    fn of(ids: &Tensor, more: &[Tensor], size: i64) -> Result<Self> {
+        let mut all: Vec<i64> = Vec::try_from(ids.reshape([-1]))?;
+        for ids in more {
+            all.extend(Vec::<i64>::try_from(ids.reshape([-1]))?);
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(Self { ids: all, size })
+    }
+
+    /// CLIP's ids to the training's; every id is known.
+    fn renumber(&self, ids: &Tensor) -> Tensor {
+        ids.bucketize(&Tensor::from_slice(&self.ids), false, false)
+    }
+
+    /// The trained rows in a table of the whole vocabulary; the rows of words that no caption has
+    /// are zero, they say nothing.
+    fn expand(&self, rows: &Tensor) -> Tensor {
+        let rows = rows.to_device(Device::Cpu);
+        Tensor::zeros([self.size, rows.size()[1]], (rows.kind(), Device::Cpu)).index_copy(
+            0,
+            &Tensor::from_slice(&self.ids),
+            &rows,
+        )
+    }
 }
 
 /// What of a training is not in [`Settings`].
@@ -91,11 +155,14 @@ struct Denoising<'a> {
     recipe: &'a Recipe,
     batch: i64,
     data: &'a Captioned,
-    tokenizer: &'a Tokenizer,
+    vocabulary: Vocabulary,
+    /// The caption's ids, the prompts' and the empty one's, in the training's numbering.
+    ids: Tensor,
+    prompts: Tensor,
+    empty: Tensor,
     vae: &'a Vae,
     /// The folders that the tokenizer and the VAE are copied from.
     from: [&'a Path; 2],
-    empty: Tensor,
 }
 
 impl Task for Denoising<'_> {
@@ -112,7 +179,7 @@ impl Task for Denoising<'_> {
             (index, t, noise, dropped.lt(self.recipe.caption_dropout))
         });
         let x_0 = self.data.latents.index_select(0, &index);
-        let ids = self.empty.where_self(&dropped, &self.data.ids.index_select(0, &index));
+        let ids = self.empty.where_self(&dropped, &self.ids.index_select(0, &index));
         let x_t = add_noise(&self.schedule, &t, &x_0, &noise)?;
         let context = self.text_encoder.encode(&ids)?;
         let noise_pred = self.unet.forward(&x_t, &t, &context)?;
@@ -125,16 +192,11 @@ impl Task for Denoising<'_> {
         if count == 0 {
             return Ok(());
         }
-        let mut ids = Vec::new();
-        for prompt in &self.recipe.prompts {
-            ids.push(self.tokenizer.encode(prompt)?.tensor());
-        }
-        let ids = Tensor::cat(&ids, 0);
         let mut shape = self.data.latents.size();
         shape[0] = count;
         let image = no_grad(|| -> Result<Tensor> {
-            let cond = self.text_encoder.encode(&ids)?;
-            let uncond = self.text_encoder.encode(&self.empty.expand_as(&ids))?;
+            let cond = self.text_encoder.encode(&self.prompts)?;
+            let uncond = self.text_encoder.encode(&self.empty.expand_as(&self.prompts))?;
             let context = Tensor::cat(&[uncond, cond], 0);
             let mut x_t = standard_normal(&shape, 0)?;
             for step in steps(&timesteps(&self.schedule, 20, Spacing::Leading, 1)?) {
@@ -155,7 +217,14 @@ impl Task for Denoising<'_> {
         let (text, unet) = (&self.recipe.text, &self.recipe.unet);
         let text_folder = folder.join("text_encoder");
         let names = |prefix| optimizer.average().filter(move |(n, _)| n.starts_with(prefix));
-        write_component(&text_folder, "CLIPTextModel", text, names("text."), "text.")?;
+        let whole: Vec<(&str, Tensor)> = names("text.")
+            .map(|(name, tensor)| match name.contains("token_embedding") {
+                true => (name, self.vocabulary.expand(tensor)),
+                false => (name, tensor.shallow_clone()),
+            })
+            .collect();
+        let weights = whole.iter().map(|(name, tensor)| (*name, tensor));
+        write_component(&text_folder, "CLIPTextModel", &text_config(text)?, weights, "text.")?;
         let unet_folder = folder.join("unet");
         write_component(&unet_folder, "UNet2DConditionModel", unet, names("unet."), "unet.")?;
         let [tokenizer, vae] = self.from;
@@ -184,6 +253,19 @@ fn copy_files(from: &Path, to: &Path, files: &[&str]) -> Result<()> {
 
 fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
     write_file(path, format!("{value:#}\n").as_bytes())
+}
+
+/// The encoder's configuration and what transformers wants to be told besides.
+fn text_config(text: &TextConfig) -> Result<serde_json::Value> {
+    let mut config = serde_json::to_value(text).map_err(|e| Error::config("config.json", e))?;
+    if let Some(keys) = config.as_object_mut() {
+        keys.insert("model_type".into(), json!("clip_text_model"));
+        keys.insert("projection_dim".into(), json!(text.hidden_size));
+        keys.insert("bos_token_id".into(), json!(49406));
+        keys.insert("eos_token_id".into(), json!(49407));
+        keys.insert("pad_token_id".into(), json!(49407));
+    }
+    Ok(config)
 }
 
 /// Stable Diffusion's own schedule.
@@ -240,23 +322,37 @@ pub fn train_diffusion(
     if !(0. ..=1.).contains(&recipe.caption_dropout) {
         return Err(Error::argument("caption dropout", "0 to 1", recipe.caption_dropout, ""));
     }
+    let empty = tokenizer.encode("")?.tensor();
+    let mut prompts = vec![];
+    for prompt in &recipe.prompts {
+        prompts.push(tokenizer.encode(prompt)?.tensor());
+    }
+    prompts.push(empty.shallow_clone());
+    let vocabulary = Vocabulary::of(&data.ids, &prompts, recipe.text.vocab_size)?;
+    prompts.pop();
+    let text = TextConfig { vocab_size: vocabulary.ids.len() as i64, ..recipe.text.clone() };
     let params = Params::fresh(kind, device);
     let (text_encoder, unet) = with_seed(settings.seed, || -> Result<_> {
-        let text = TextEncoder::new(&(&params / "text"), &recipe.text)?;
+        let text = TextEncoder::new(&(&params / "text"), &text)?;
         Ok((text, UNet::new(&(&params / "unet"), &recipe.unet)?))
     })?;
-    let empty = tokenizer.encode("")?.tensor();
+    let prompts = match prompts.as_slice() {
+        [] => Tensor::zeros([0, 77], (Kind::Int64, Device::Cpu)),
+        all => vocabulary.renumber(&Tensor::cat(all, 0)),
+    };
     let task = Denoising {
         text_encoder,
         unet,
         schedule: Schedule::stable_diffusion(),
         recipe,
         batch: settings.batch,
+        ids: vocabulary.renumber(&data.ids),
+        empty: vocabulary.renumber(&empty),
+        prompts,
+        vocabulary,
         data,
-        tokenizer,
         vae,
         from: [tokenizer_folder, vae_folder],
-        empty,
     };
     run(&params, settings, &task, progress)
 }

@@ -1,16 +1,17 @@
 //! `diffuscope train`: scenes in, a diffusers folder out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use diffuscope::models::clip::{TextConfig, Tokenizer};
 use diffuscope::models::unet::UNetConfig;
 use diffuscope::models::vae::{Vae, VaeConfig};
-use diffuscope::train::diffusion::{Recipe, encode_once, train_diffusion};
+use diffuscope::train::diffusion::{Captioned, Recipe, encode_once, train_diffusion};
 use diffuscope::train::scenes::{Scenes, Split};
 use diffuscope::train::vae::{Loss, train_vae};
 use diffuscope::train::{AdamW, Progress, Settings};
+use diffuscope::weights::{TensorFile, weight_files};
 use diffuscope::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Kind, Tensor};
@@ -247,10 +248,7 @@ fn diffusion(args: DiffusionArgs) -> Result<()> {
     let device = common.device()?;
     let vae = Vae::open(args.vae.join("vae"), Kind::Float, device)?;
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
-    let (pictures, captions) = common.scenes()?;
-    eprintln!("encoding {} scenes", captions.len());
-    let data = encode_once(&pictures, &captions, &vae, &tokenizer)?;
-    drop(pictures);
+    let data = captioned(common, &args.vae, &vae, &tokenizer)?;
     let attends: Vec<bool> = (0..args.widths.len()).map(|i| i > 0).collect();
     let cells = common.size as i64 / vae.config().factor();
     let recipe = Recipe {
@@ -289,6 +287,29 @@ fn diffusion(args: DiffusionArgs) -> Result<()> {
         device,
         shower(settings.steps),
     )
+}
+
+/// The scenes' latents and token ids: encoded once, and kept for the next start in the out folder.
+fn captioned(
+    common: &Common,
+    vae_folder: &Path,
+    vae: &Vae,
+    tokenizer: &Tokenizer,
+) -> Result<Captioned> {
+    let weights = weight_files(vae_folder.join("vae"))?.remove(0);
+    let sum = TensorFile::open(&weights)?.metadata().get("crc32").cloned().unwrap_or_default();
+    let Common { scenes, size, seed, .. } = common;
+    let source = format!("{scenes} scenes of {size} pixels, seed {seed}, VAE {sum}");
+    let path = common.out.join("latents.safetensors");
+    if let Some(data) = Captioned::load(&path, &source)? {
+        return Ok(data);
+    }
+    let (pictures, captions) = common.scenes()?;
+    eprintln!("encoding {} scenes", captions.len());
+    let data = encode_once(&pictures, &captions, vae, tokenizer)?;
+    std::fs::create_dir_all(&common.out).map_err(|e| Error::io(&common.out, e))?;
+    data.save(&path, &source)?;
+    Ok(data)
 }
 
 /// What the sample sheets show: each part of the grammar at least once.

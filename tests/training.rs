@@ -1,0 +1,65 @@
+//! A training that is killed goes on as if nothing had happened.
+#![cfg(feature = "cli")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn train(out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diffuscope"));
+    command
+        .args(
+            "train vae --steps 14 --batch 2 --scenes 6 --size 16 --widths 8,16 --groups 4"
+                .split(' '),
+        )
+        .args("--warmup 3 --sheet-every 5 --dtype f32 --device cpu --seed 3".split(' '))
+        .args(more)
+        .arg("--out")
+        .arg(out)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[test]
+fn killed_and_resumed_it_draws_the_same_loss_curve() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    assert!(train(&whole, &[]).status().unwrap().success());
+
+    // A checkpoint at every step, so that the kill falls anywhere: before, in or after a write.
+    let often = ["--checkpoint-minutes", "0"];
+    let mut child = train(&broken, &often).spawn().unwrap();
+    let started = Instant::now();
+    while read(&broken.join("loss.csv")).lines().count() < 7 {
+        assert!(started.elapsed() < Duration::from_secs(120), "the training does not advance");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = read(&broken.join("loss.csv"));
+    assert!(before.lines().count() < 15, "it was killed after its end: {before}");
+    assert!(train(&broken, &often).status().unwrap().success());
+
+    let (a, b) = (read(&whole.join("loss.csv")), read(&broken.join("loss.csv")));
+    assert_eq!(a.lines().count(), 15);
+    assert_eq!(a, b);
+    let weights = Path::new("model/vae/diffusion_pytorch_model.safetensors");
+    let bytes = |out: &Path| std::fs::read(out.join(weights)).unwrap();
+    assert!(bytes(&whole) == bytes(&broken), "the trained weights differ");
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(train(folder.path(), &["--stop-at", "2"]).status().unwrap().success());
+    let output = train(folder.path(), &["--rate", "0.5"]).stderr(Stdio::piped()).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("checkpoint's settings"), "{said}");
+    assert!(train(folder.path(), &[]).status().unwrap().success());
+}
