@@ -11,6 +11,7 @@
 //! Every one is a value: it has `png()`, `save(path)`, and shows itself when it ends a notebook
 //! cell. All lie on one light card ([`theme`]), so they read on a light page and on a dark one.
 
+mod axis;
 mod canvas;
 mod chart;
 mod figures;

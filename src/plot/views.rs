@@ -6,8 +6,8 @@ use image::imageops::FilterType;
 use plotters_backend::text_anchor::{HPos, VPos};
 use tch::{Kind, Tensor};
 
+use super::axis::power_of_ten;
 use super::canvas::{Canvas, Style, text_width, wrap};
-use super::chart::power_of_ten;
 use super::show::shows_itself;
 use super::theme;
 use crate::picture::{self, Rgb8};
