@@ -65,7 +65,6 @@ impl Rgb8 {
         let mut out = Vec::new();
         let mut encoder =
             png::Encoder::with_info(&mut out, info).map_err(|e| fail(e.to_string()))?;
-        encoder.set_compression(png::Compression::High);
         for (key, value) in text {
             // PNG ends strings with NUL, so a value cannot hold one.
             let value = value.replace('\0', "\u{fffd}");

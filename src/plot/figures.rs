@@ -4,8 +4,9 @@ use tch::{Kind, Tensor};
 
 use super::chart::{Panel, figure, panel};
 use super::show::Figure;
-use super::views::{Sheet, sheet, strip};
+use super::views::{Sheet, Tile, strip};
 use crate::schedule::Schedule;
+use crate::trace::Trace;
 use crate::{Error, Result};
 
 /// Most pictures in a row of a figure over the steps.
@@ -50,8 +51,11 @@ pub fn schedule_figure(schedules: &[(&str, &Schedule)]) -> Result<Figure> {
 ///
 /// # Errors
 /// No pictures; another number of timesteps; a picture that cannot be shown.
-pub fn noise_strip(timesteps: &[i64], pictures: &[Tensor]) -> Result<Sheet> {
-    strip(pictures, timesteps.iter().map(|t| format!("t = {t}")))
+pub fn noise_strip(
+    timesteps: impl IntoIterator<Item = impl std::fmt::Display>,
+    pictures: &[Tensor],
+) -> Result<Sheet> {
+    strip(pictures, timesteps.into_iter().map(|t| format!("t = {t}")))
 }
 
 /// How long the two noise predictions are and how they lie to each other, over the steps.
@@ -62,21 +66,12 @@ pub fn noise_strip(timesteps: &[i64], pictures: &[Tensor]) -> Result<Sheet> {
 /// Norms are divided by the square root of the number of elements, so noise from a standard normal
 /// has norm 1. A batch is averaged, and the band reaches from its least to its greatest.
 ///
-/// # Shapes
-/// `noise_uncond`, `noise_cond` `[N, B, ...]`, one entry a timestep.
-///
 /// # Errors
-/// Shapes that differ or do not fit the timesteps; NaN or infinity.
-pub fn guidance_geometry(
-    timesteps: &[i64],
-    noise_uncond: &Tensor,
-    noise_cond: &Tensor,
-) -> Result<Figure> {
-    let shape = noise_uncond.size();
-    if shape.len() < 3 || shape[0] != timesteps.len() as i64 || noise_uncond.numel() == 0 {
-        let expected = format!("[{}, B, ...], one a timestep", timesteps.len());
-        return Err(Error::shape("noise_uncond", expected, &shape));
-    }
+/// A trace without steps, or whose tensors do not fit each other; NaN or infinity.
+pub fn guidance_geometry(trace: &Trace) -> Result<Figure> {
+    let timesteps = timesteps(trace)?;
+    let (noise_uncond, noise_cond) = (&trace.noise_uncond, &trace.noise_cond);
+    let shape = steps_of("noise_uncond", noise_uncond, timesteps.len())?;
     if noise_cond.size() != shape {
         return Err(Error::shape("noise_cond", format!("{shape:?}"), &noise_cond.size()));
     }
@@ -95,16 +90,32 @@ pub fn guidance_geometry(
     let mut norms = panel("norms").y("norm / √n");
     let named = [("unconditional", &uncond), ("conditional", &cond), ("difference", &difference)];
     for (i, (name, x)) in named.into_iter().enumerate() {
-        norms = over_steps(norms, name, i, timesteps, &(norm(x) / root))?;
+        norms = over_steps(norms, name, i, &timesteps, &(norm(x) / root))?;
     }
-    let angles = over_steps(panel("angle between them").y("degrees"), "", 3, timesteps, &angle)?;
-    let ends =
-        [timesteps.iter().max(), timesteps.iter().min()].map(|t| t.map_or(0., |t| *t as f64));
+    let angles = over_steps(panel("angle between them").y("degrees"), "", 3, &timesteps, &angle)?;
     // Sampling goes from the noisiest timestep to the picture: left to right.
-    let (from, to) =
-        if ends[0] > ends[1] { (ends[0], ends[1]) } else { (ends[0] + 1., ends[0] - 1.) };
+    let from = timesteps.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let to = timesteps.iter().copied().fold(f64::INFINITY, f64::min);
+    let (from, to) = if from > to { (from, to) } else { (from + 1., to - 1.) };
     let panels = [norms, angles].map(|p| p.x("timestep t").x_range(from, to));
     figure("The two noise predictions", panels.into())
+}
+
+fn timesteps(trace: &Trace) -> Result<Vec<f64>> {
+    let timesteps = Vec::<f64>::try_from(trace.timesteps.f_to_kind(Kind::Double)?)?;
+    if timesteps.is_empty() {
+        return Err(Error::argument("trace", "at least one step", "none", ""));
+    }
+    Ok(timesteps)
+}
+
+/// The shape of a tensor that has one entry a step, `[N, B, C, h, w]`.
+fn steps_of(what: &str, tensor: &Tensor, steps: usize) -> Result<Vec<i64>> {
+    let shape = tensor.size();
+    if shape.len() != 5 || shape[0] != steps as i64 || tensor.numel() == 0 {
+        return Err(Error::shape(what, format!("[{steps}, B, C, h, w], one a timestep"), &shape));
+    }
+    Ok(shape)
 }
 
 /// The mean over the batch as a line, its extremes as a band. `values` is `[N, B]`.
@@ -112,13 +123,13 @@ fn over_steps(
     chart: Panel,
     name: &str,
     color: usize,
-    timesteps: &[i64],
+    timesteps: &[f64],
     values: &Tensor,
 ) -> Result<Panel> {
     let column = |x: Tensor| -> Result<Vec<f64>> { Ok(Vec::try_from(x)?) };
     let mean = column(values.mean_dim(-1, false, Kind::Double))?;
     let (low, high) = (column(values.amin(-1, false))?, column(values.amax(-1, false))?);
-    let t = timesteps.iter().map(|t| *t as f64);
+    let t = timesteps.iter().copied();
     let line = t.clone().zip(mean).collect();
     let band = t.zip(low).zip(high).map(|((t, low), high)| (t, low, high)).collect();
     let chart = if values.size()[1] > 1 { chart.band("", band).color(color) } else { chart };
@@ -157,28 +168,58 @@ pub fn loss_curve(losses: &[(&str, Vec<(usize, f64)>)], window: usize) -> Result
     chart.draw()
 }
 
-/// A generation: `x_t` above, the predicted `x_0` below, over the steps. Both are decoded pictures.
+/// A generation as pictures: `x_t` above, the predicted `x_0` below, over the steps.
 ///
-/// Of more than eight steps, eight are shown: the first, the last and those between at equal distances;
-/// the note says so.
+/// `decode` turns latents `[1, 4, h, w]` into a picture; it is called for what is shown only. Of
+/// more than eight steps, eight are shown: the first, the last and those between at equal
+/// distances; the note says so. Every picture of a batch has two rows.
 ///
-/// # Shapes
-/// Every picture `[1, 3, H, W]` or `[3, H, W]` in `[-1, 1]`; one of each a timestep.
+/// ```no_run
+/// use diffuscope::{pipeline::{Request, StableDiffusion}, plot};
+/// let sd = StableDiffusion::tiny()?;
+/// let trace = sd.trace(&Request::new("a red apple on the grass"))?;
+/// plot::trace_figure(&trace, |latents| sd.decode(latents))?.save("steps.png")?;
+/// # Ok::<(), diffuscope::Error>(())
+/// ```
+/// # Errors
+/// A trace without steps, or whose tensors do not fit each other; what `decode` cannot decode.
+pub fn trace_figure(trace: &Trace, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Sheet> {
+    trace_sheet(trace, |latents| Tile::picture(&decode(latents)?))
+}
+
+/// A generation as latents: `x_t` above, the predicted `x_0` below, over the steps; the four
+/// channels of each side by side, blue below 0 and orange above, with one limit for all.
 ///
 /// # Errors
-/// No steps; numbers that differ; a picture that cannot be shown.
-pub fn trace_figure(timesteps: &[i64], x_t: &[Tensor], x_0: &[Tensor]) -> Result<Sheet> {
-    for (what, pictures) in [("x_t", x_t), ("x_0", x_0)] {
-        if pictures.len() != timesteps.len() {
-            let expected = format!("{} pictures, one a timestep", timesteps.len());
-            return Err(Error::argument(what, expected, pictures.len(), ""));
-        }
+/// A trace without steps, or whose tensors do not fit each other; NaN or infinity.
+pub fn trace_latents(trace: &Trace) -> Result<Sheet> {
+    let largest = |x: &Tensor| -> Result<f64> {
+        if x.numel() == 0 { Ok(0.) } else { Ok(f64::try_from(x.f_abs()?.f_max()?)?) }
+    };
+    let limit = largest(&trace.x_t)?.max(largest(&trace.x_0)?);
+    let limit = if limit == 0. { 1. } else { limit };
+    trace_sheet(trace, |latents| Tile::latents(latents, limit))
+}
+
+fn trace_sheet(trace: &Trace, tile: impl Fn(&Tensor) -> Result<Tile>) -> Result<Sheet> {
+    let timesteps = timesteps(trace)?;
+    let shape = steps_of("x_t", &trace.x_t, timesteps.len())?;
+    if trace.x_0.size() != shape {
+        return Err(Error::shape("x_0", format!("{shape:?}"), &trace.x_0.size()));
     }
     let shown = spread(timesteps.len(), MOST_COLUMNS);
-    let row = |x: &[Tensor]| shown.iter().map(|i| x[*i].shallow_clone()).collect::<Vec<_>>();
-    let sheet = sheet(&[row(x_t), row(x_0)])?
-        .row_labels(["xₜ", "predicted x₀"])?
-        .column_labels(shown.iter().map(|i| format!("t = {}", timesteps[*i])))?;
+    let (mut rows, mut labels) = (Vec::new(), Vec::new());
+    for b in 0..shape[1] {
+        for (name, x) in [("xₜ", &trace.x_t), ("predicted x₀", &trace.x_0)] {
+            let at = |i: &usize| tile(&x.get(*i as i64).narrow(0, b, 1));
+            rows.push(shown.iter().map(at).collect::<Result<Vec<_>>>()?);
+            labels.push(if shape[1] > 1 { format!("{name}, {b}") } else { name.to_owned() });
+        }
+    }
+    let said = |t: f64| if t.fract() == 0. { format!("t = {t}") } else { format!("t = {t:.1}") };
+    let sheet = Sheet::new(rows)?
+        .row_labels(labels)?
+        .column_labels(shown.iter().map(|i| said(timesteps[*i])))?;
     let note = format!("{} of {} steps", shown.len(), timesteps.len());
     Ok(if shown.len() < timesteps.len() { sheet.note(note) } else { sheet })
 }
@@ -207,26 +248,55 @@ mod tests {
         }
     }
 
+    fn trace(timesteps: &[f32], batch: i64) -> Trace {
+        let n = timesteps.len() as i64;
+        let normal = || Tensor::randn([n, batch, 4, 8, 8], (Kind::Float, Device::Cpu));
+        Trace {
+            timesteps: Tensor::from_slice(timesteps),
+            x_t: normal(),
+            noise_uncond: normal(),
+            noise_cond: normal(),
+            noise_pred: normal(),
+            x_0: normal(),
+            coefficients: Tensor::zeros([n, 4], (Kind::Double, Device::Cpu)),
+            latents: Tensor::zeros([batch, 4, 8, 8], (Kind::Float, Device::Cpu)),
+            image: Tensor::zeros([batch, 3, 8, 8], (Kind::Float, Device::Cpu)),
+        }
+    }
+
+    #[test]
+    fn a_trace_is_drawn_and_refused_where_it_does_not_fit() {
+        let decode = |latents: &Tensor| Ok(latents.narrow(1, 0, 3).tanh());
+        for good in [trace(&[999., 500.5, 0.], 2), trace(&[20.], 1)] {
+            guidance_geometry(&good).unwrap();
+            trace_figure(&good, decode).unwrap().png().unwrap();
+            trace_latents(&good).unwrap().png().unwrap();
+        }
+        let empty = trace(&[], 1);
+        let mut short = trace(&[9., 1.], 1);
+        short.x_0 = short.x_0.narrow(0, 0, 1);
+        short.noise_cond = short.noise_cond.narrow(0, 0, 1);
+        let mut nan = trace(&[9., 1.], 1);
+        nan.noise_cond = &nan.noise_cond * f64::NAN;
+        nan.x_0 = &nan.x_0 * f64::NAN;
+        for bad in [empty, short, nan] {
+            assert!(guidance_geometry(&bad).is_err());
+            assert!(trace_figure(&bad, decode).is_err());
+            assert!(trace_latents(&bad).is_err());
+        }
+    }
+
     #[test]
     fn figures_are_drawn_and_refuse_what_does_not_fit() {
-        let normal = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let (t, a, b) = ([999, 500, 0], normal(&[3, 2, 4, 8, 8]), normal(&[3, 2, 4, 8, 8]));
-        guidance_geometry(&t, &a, &b).unwrap();
-        guidance_geometry(&t[..1], &a.narrow(0, 0, 1), &b.narrow(0, 0, 1)).unwrap();
-        assert!(guidance_geometry(&t[..2], &a, &b).is_err());
-        assert!(guidance_geometry(&t, &a, &normal(&[3, 1, 4, 8, 8])).is_err());
-        assert!(guidance_geometry(&t, &(a * f64::NAN), &b).is_err());
-
         loss_curve(&[("train", vec![(0, 1.), (10, 0.5)])], 20).unwrap();
         assert!(loss_curve(&[("train", vec![(0, f64::NAN)])], 20).is_err());
         assert!(loss_curve(&[("train", vec![(0, 1.)])], 0).is_err());
         assert!(loss_curve(&[], 20).is_err());
+        schedule_figure(&[("Stable Diffusion", &Schedule::stable_diffusion())]).unwrap();
         assert!(schedule_figure(&[]).is_err());
-
-        let picture = || normal(&[3, 8, 8]).clamp(-1., 1.);
-        let pictures: Vec<Tensor> = (0..3).map(|_| picture()).collect();
-        trace_figure(&t, &pictures, &pictures).unwrap().png().unwrap();
-        assert!(trace_figure(&t, &pictures[..2], &pictures).is_err());
-        assert!(noise_strip(&t[..2], &pictures).is_err());
+        let pictures: Vec<Tensor> =
+            (0..3).map(|_| Tensor::zeros([3, 8, 8], (Kind::Float, Device::Cpu))).collect();
+        noise_strip([0, 10, 20], &pictures).unwrap().png().unwrap();
+        assert!(noise_strip([0, 10], &pictures).is_err());
     }
 }
