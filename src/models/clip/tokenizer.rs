@@ -118,6 +118,8 @@ impl Tokenizer {
             if let Some(pad) = crate::weights::read_config::<Special>(&path)?.pad_token {
                 let (PadToken::Text(pad) | PadToken::Object { content: pad }) = pad;
                 tokenizer.pad = tokenizer.id(&pad)?;
+                // As in transformers: "!" in a prompt of SD 2.x is the padding token itself.
+                tokenizer.inner.add_special_tokens(&[AddedToken::from(pad, true)]);
                 break;
             }
         }
