@@ -1,0 +1,271 @@
+"""Makes the numbers that the tests hold the library against, with diffusers and transformers.
+
+    pip install -r tests/golden/requirements.txt
+    python tests/golden/make.py
+
+Everything is drawn from fixed seeds; the files beside this script are its output.
+"""
+
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from safetensors.torch import save_file
+from transformers import CLIPTokenizer
+
+HERE = Path(__file__).parent
+TOKENIZER = HERE.parent.parent / "data" / "tokenizer"
+SPACINGS = ["leading", "linspace", "trailing"]
+
+
+def save(name, tensors):
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, HERE / f"{name}.safetensors")
+
+
+def seeded(seed):
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def normal(shape, seed, dtype=torch.float32):
+    return torch.randn(shape, generator=seeded(seed), dtype=dtype)
+
+
+# Names carry the arguments: KIND/BETA_START/BETA_END/T/ARRAY.
+def schedules():
+    def formula(kind, start, end, total):
+        if kind == "linear":
+            return np.linspace(start, end, total, dtype=np.float64)
+        if kind == "scaled_linear":
+            return np.linspace(start**0.5, end**0.5, total, dtype=np.float64) ** 2
+        alpha_bar = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+    tensors = {}
+    for kind in ["linear", "scaled_linear", "squaredcos_cap_v2"]:
+        for start, end, total in [(0.00085, 0.012, 1000), (0.0001, 0.02, 1000), (0.001, 0.3, 50)]:
+            betas = formula(kind, start, end, total)
+            reference = DDPMScheduler(total, start, end, kind)
+            name = f"{kind}/{start}/{end}/{total}"
+            tensors[f"{name}/betas"] = torch.from_numpy(betas)
+            tensors[f"{name}/alphas_cumprod"] = torch.from_numpy(np.cumprod(1 - betas))
+            tensors[f"{name}/betas_f32"] = reference.betas
+            tensors[f"{name}/alphas_cumprod_f32"] = reference.alphas_cumprod
+    save("schedules", tensors)
+
+
+# SCHEDULER/SPACING/T/STEPS/OFFSET. diffusers adds the offset under leading spacing alone.
+def timesteps():
+    classes = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "euler": EulerDiscreteScheduler}
+    counts = [1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 33, 48, 50, 96, 99, 100, 150, 208, 333, 999, 1000]
+    tensors = {}
+    for name, scheduler in classes.items():
+        for spacing in SPACINGS:
+            for total in [100, 1000]:
+                for offset in [0, 1] if spacing == "leading" else [0]:
+                    for steps in counts:
+                        reference = scheduler(
+                            total, 0.00085, 0.012, "scaled_linear", timestep_spacing=spacing, steps_offset=offset
+                        )
+                        # Offset 1 with every timestep would reach past the last one.
+                        if steps > total or steps == total and offset:
+                            continue
+                        reference.set_timesteps(steps)
+                        if len(reference.timesteps) == steps:
+                            tensors[f"{name}/{spacing}/{total}/{steps}/{offset}"] = reference.timesteps
+    save("timesteps", tensors)
+
+
+def widen(scheduler):
+    """diffusers' tables in f64, from the same formula."""
+    scheduler.betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    scheduler.alphas = 1 - scheduler.betas
+    scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
+
+
+def model(sample, t):
+    return sample * t / (t + 1)
+
+
+# SAMPLER/PREDICTION/SPACING/STEPS/OFFSET/ETA/END/CLIP -> the sample after every step, and the x_0 seen there.
+def samplers():
+    shape, tensors = (2, 3, 2), {}
+    x_T = tensors["x_T"] = normal(shape, 1, torch.float64)
+    noises = tensors["noises"] = normal((25, *shape), 2, torch.float64)
+    betas = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+    def record(name, scheduler, step):
+        x, after, pictures = x_T * scheduler.init_noise_sigma, [], []
+        for i, t in enumerate(scheduler.timesteps):
+            output = model(scheduler.scale_model_input(x, t), t)
+            out = step(i, output, t, x)
+            x = out.prev_sample
+            after.append(x)
+            pictures.append(out.pred_original_sample)
+        tensors[f"{name}/prev_sample"] = torch.stack(after)
+        tensors[f"{name}/pred_original_sample"] = torch.stack(pictures)
+
+    def ddim(prediction, spacing, steps, offset, eta, set_alpha_to_one, clip):
+        scheduler = DDIMScheduler(
+            **betas,
+            prediction_type=prediction,
+            timestep_spacing=spacing,
+            steps_offset=offset,
+            set_alpha_to_one=set_alpha_to_one,
+            clip_sample=clip,
+        )
+        widen(scheduler)
+        scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0].clone()
+        if set_alpha_to_one:
+            scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+        scheduler.set_timesteps(steps)
+
+        # diffusers steps back by the stride T // N. Where that misses the next listed timestep
+        # (linspace; trailing when N does not divide T), T is told such that it does not.
+        def step(i, output, t, x):
+            if spacing != "leading" and i + 1 < steps:
+                stride = int(t - scheduler.timesteps[i + 1])
+                scheduler.register_to_config(num_train_timesteps=stride * steps)
+            elif spacing != "leading":
+                scheduler.register_to_config(num_train_timesteps=(int(t) + 1) * steps)
+            return scheduler.step(output, t, x, eta=eta, variance_noise=noises[i] if eta else None)
+
+        end = "one" if set_alpha_to_one else "first"
+        record(f"ddim/{prediction}/{spacing}/{steps}/{offset}/{eta}/{end}/{int(clip)}", scheduler, step)
+
+    def ddpm(prediction, spacing, steps, offset, clip):
+        scheduler = DDPMScheduler(
+            **betas, prediction_type=prediction, timestep_spacing=spacing, steps_offset=offset, clip_sample=clip
+        )
+        widen(scheduler)
+        scheduler.set_timesteps(steps)
+
+        def step(i, output, t, x):
+            with patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noises[i]):
+                return scheduler.step(output, t, x)
+
+        record(f"ddpm/{prediction}/{spacing}/{steps}/{offset}/0/one/{int(clip)}", scheduler, step)
+
+    def euler(prediction, spacing, steps, offset):
+        scheduler = EulerDiscreteScheduler(
+            **betas, prediction_type=prediction, timestep_spacing=spacing, steps_offset=offset
+        )
+        scheduler.set_timesteps(steps)
+        name = f"euler/{prediction}/{spacing}/{steps}/{offset}/0/one/0"
+        tensors[f"{name}/sigmas"] = scheduler.sigmas
+        tensors[f"{name}/init_noise_sigma"] = torch.as_tensor(scheduler.init_noise_sigma)
+        record(name, scheduler, lambda i, output, t, x: scheduler.step(output, t, x))
+
+    for spacing in SPACINGS:
+        for prediction in ["epsilon", "v_prediction", "sample"]:
+            ddim(prediction, spacing, 10, int(spacing == "leading"), 0.0, False, False)
+            ddim(prediction, spacing, 10, 0, 0.6, True, False)
+            ddpm(prediction, spacing, 10, int(spacing == "leading"), False)
+            if prediction != "sample":
+                euler(prediction, spacing, 10, int(spacing == "leading"))
+        ddim("epsilon", spacing, 7, 0, 1.0, False, True)
+        ddim("v_prediction", spacing, 25, 0, 0.0, True, False)
+        ddpm("epsilon", spacing, 7, 0, True)
+        ddpm("v_prediction", spacing, 25, 0, False)
+        euler("epsilon", spacing, 25, 0)
+        euler("v_prediction", spacing, 7, 0)
+        for steps in [1, 2]:
+            ddim("epsilon", spacing, steps, 0, 0.0, True, False)
+            ddpm("v_prediction", spacing, steps, 0, False)
+            if not (spacing == "linspace" and steps == 1):
+                euler("epsilon", spacing, steps, 0 if spacing != "leading" else 1)
+    save("samplers", tensors)
+
+
+PROMPTS = [
+    "",
+    " ",
+    "a",
+    "a red star, flat",
+    "A RED STAR, FLAT",
+    "two lemons left of a blue fish on the beach, 3d",
+    "  spaces   before,   between \t and after  ",
+    "line one\nline two\r\nline three\u2028line four",
+    "it's, we're, I've, I'm, they'll, he'd, don't, o'clock 's 't",
+    "IT'S, WE'RE, DON'T, O'CLOCK",
+    "rock 'n' roll and the '90s",
+    "\u2019tis the artist\u2019s \u201cdream\u201d \u2014 isn\u2019t it\u2026",
+    "year 2024, 3.14159, 1,000,000 and 42nd",
+    "\u0661\u0662\u0663 \u2460 \u2167 \u00bd x\u00b2",
+    "!!! ??? ... --- ((( ))) [[[ ]]] !?!? @#$%^&*",
+    "(a cat:1.3), [dog], {fox}, a_b-c/d\\e|f~g`h",
+    "caf\u00e9 na\u00efve \u00fcber stra\u00dfe \u0141\u00f3d\u017a \u010desk\u00fd",
+    "cafe\u0301 nai\u0308ve u\u0308ber",
+    "\u00c0\u00c9\u00ce\u00d5\u00dc \u0130stanbul \u1e9e \u01c5 \u03a3\u03a3\u03a3",
+    "\uff21\uff22\uff23 \ufb01sh \ufb02ag \u2126 \u212b",
+    "\U0001f431 on a \U0001f680",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f44d\U0001f3fd \U0001f1e9\U0001f1ea \u2764\ufe0f",
+    "cat\U0001f431dog\U0001f436",
+    "\u4e00\u53ea\u732b",
+    "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3001\u30ab\u30bf\u30ab\u30ca\u3002",
+    "\ud55c\uad6d\uc5b4 \ud14d\uc2a4\ud2b8",
+    "\u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0422\u0415\u041a\u0421\u0422",
+    "\u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac \u03ba\u03b1\u03af",
+    "\u05e2\u05d1\u05e8\u05d9\u05ea \u0627\u0644\u0639\u0631\u0628\u064a\u0629",
+    "\u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22",
+    "control\x00characters\x01\x07\x1b[31m\x7f here",
+    "tab\tvertical\x0bform\x0cfeed\x85next\xa0nbsp\u3000wide\ufeffbom",
+    "zero\u200bwidth\u200cjoin\u200der \u202eright to left",
+    "<|endoftext|>",
+    "<|startoftext|>",
+    "a cat <|endoftext|> a dog",
+    "a cat<|startoftext|>a dog",
+    "<|ENDOFTEXT|> <|StartOfText|>",
+    "< |endoftext| > <|endoftext <endoftext>",
+    "!",
+    "! ! !",
+    "a !b",
+    "&amp; &lt;b&gt; &#39;",
+    "<b>bold</b> <a href='x'>link</a>",
+    "https://example.org/path?x=1&y=2#z user@example.org",
+    "C++ and C# and .NET, f(x) = x^2 + 2x - 1",
+    "snake_case_name CamelCaseName kebab-case-name",
+    "supercalifragilisticexpialidocious antidisestablishmentarianism",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "xqzjkvwpfhq zzzzqqqq",
+    "a photograph of an astronaut riding a horse, highly detailed, artstation, sharp focus, 8k",
+    "a " * 73 + "b",
+    "a " * 74 + "b",
+    "a " * 75 + "b",
+    "a " * 200,
+    "\U0001f431" * 40,
+    "very " * 70 + "supercalifragilisticexpialidocious end",
+    "1" * 100,
+    "\u732b" * 60,
+    "...\n...\n...",
+    "it\u02bcs don\uff07t",
+    "e\u0301\u0301 \u1100\u1161\u11a8 \u0344",
+    "\ue000 private \ufffd replaced \ufffe \U0010ffff",
+]
+
+
+def tokenizer():
+    end = CLIPTokenizer.from_pretrained(TOKENIZER)
+    zero = CLIPTokenizer.from_pretrained(TOKENIZER, pad_token="!")
+    ids = lambda t, text: t(text, padding="max_length", max_length=77, truncation=True).input_ids
+    cases = [{"prompt": p, "pad_end": ids(end, p), "pad_zero": ids(zero, p)} for p in PROMPTS]
+    (HERE / "tokenizer.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
+
+
+# SEED/INDEX: draws of one generator after each other. Below 16 numbers torch draws another way.
+def noise():
+    tensors = {}
+    for seed in [0, 1, 42, 1234567890123, 2**63 - 1]:
+        generator = seeded(seed)
+        for i, shape in enumerate([(3,), (15,), (16,), (17,), (1, 4, 3, 5), (2, 4, 8, 8), (7,), (1, 4, 9, 7)]):
+            tensors[f"{seed}/{i}"] = torch.randn(shape, generator=generator)
+    save("noise", tensors)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for part in [schedules, timesteps, samplers, tokenizer, noise]:
+        print(part.__name__)
+        part()
