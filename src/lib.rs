@@ -22,3 +22,8 @@ mod error;
 pub use error::{Error, Result};
 /// Notebooks name the types of their variables through this.
 pub use tch;
+
+/// The README's examples run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

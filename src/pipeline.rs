@@ -70,13 +70,10 @@ impl SchedulerConfig {
         let path = path.as_ref();
         let config: Self = read_config(path)?;
         for (name, known) in UNSUPPORTED {
-            match config.others.get(name) {
-                None | Some(serde_json::Value::Null) => {}
-                Some(got) if got.to_string() == known => {}
-                Some(got) => {
-                    let message = format!("{name} is {got}; only {known} is supported");
-                    return Err(Error::config(path, message));
-                }
+            let got = config.others.get(name).map(ToString::to_string);
+            if let Some(got) = got.filter(|got| got != known && got != "null") {
+                let message = format!("{name} is {got}; only {known} is supported");
+                return Err(Error::config(path, message));
             }
         }
         if config.clip_sample_range.is_some_and(|range| range != 1.) {

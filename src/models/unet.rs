@@ -66,7 +66,15 @@ fn yes() -> bool {
 }
 
 /// What other families of U-Nets switch on: with any of these the network would be another one.
-const UNSUPPORTED: [(&str, &str); 17] = [
+const UNSUPPORTED: [(&str, &str); 25] = [
+    ("class_embeddings_concat", "false"),
+    ("cross_attention_norm", "null"),
+    ("resnet_out_scale_factor", "1"),
+    ("resnet_skip_time_act", "false"),
+    ("reverse_transformer_layers_per_block", "null"),
+    ("time_embedding_act_fn", "null"),
+    ("time_embedding_dim", "null"),
+    ("timestep_post_act", "null"),
     ("center_input_sample", "false"),
     ("downsample_padding", "1"),
     ("mid_block_scale_factor", "1"),
@@ -136,16 +144,12 @@ impl UNetConfig {
             return Err(Error::argument("block_out_channels", "1 to 8 levels", count, ""));
         }
         for (name, known) in UNSUPPORTED {
-            if let Some(got) = self.others.get(name).filter(|got| got.to_string() != known) {
-                let near = (got.as_f64(), known.parse::<f64>());
-                if !matches!(near, (Some(a), Ok(b)) if a == b) {
-                    return Err(Error::argument(
-                        name,
-                        known,
-                        got,
-                        "this U-Net is of another family",
-                    ));
-                }
+            let Some(got) = self.others.get(name) else { continue };
+            let same_number =
+                matches!((got.as_f64(), known.parse::<f64>()), (Some(a), Ok(b)) if a == b);
+            let text = got.to_string();
+            if text != known && !same_number {
+                return Err(Error::argument(name, known, text, "this U-Net is of another family"));
             }
         }
         if !matches!(self.act_fn.as_str(), "silu" | "swish") {

@@ -153,7 +153,7 @@ pub fn run(
             loss,
             samples_per_second: samples / started.elapsed().as_secs_f64(),
         });
-        if step % settings.sheet_every.max(1) == 0 || step == last {
+        if step.is_multiple_of(settings.sheet_every.max(1)) || step == last {
             let path = out.join(format!("sheet-{step:06}.png"));
             optimizer.with_average(|| task.sheet(&path))?;
         }

@@ -206,7 +206,7 @@ fn shower(steps: u64) -> impl FnMut(&Progress) {
         let average = smooth.map_or(p.loss, |old: f64| old * 0.98 + p.loss * 0.02);
         smooth = Some(average);
         let text = format!("loss {average:.4}, {:.1} samples/s", p.samples_per_second);
-        if bar.is_hidden() && (p.step % 100 == 0 || p.step == p.steps) {
+        if bar.is_hidden() && (p.step.is_multiple_of(100) || p.step == p.steps) {
             eprintln!("step {}/{}: {text}", p.step, p.steps);
         }
         bar.set_message(text);
