@@ -14,6 +14,7 @@ pub mod pipeline;
 pub mod trace;
 pub mod device;
 pub mod picture;
+pub mod explore;
 pub mod plot;
 pub mod train;
 

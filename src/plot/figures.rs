@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use super::chart::{Panel, figure, panel};
 use super::show::Figure;
 use super::views::{Sheet, Tile, strip};
+use crate::explore::{Moments, angle, norm};
 use crate::schedule::Schedule;
 use crate::trace::Trace;
 use crate::{Error, Result};
@@ -44,6 +45,31 @@ pub fn schedule_figure(schedules: &[(&str, &Schedule)]) -> Result<Figure> {
     figure("Noise schedules", panels)
 }
 
+/// What noise makes of a picture's mean and standard deviation: the law as lines
+/// ([`Moments::noised`]), what was measured as points.
+///
+/// # Errors
+/// A timestep outside the schedule; nothing measured.
+pub fn moments_figure(
+    schedule: &Schedule,
+    start: Moments,
+    measured: &[(usize, Moments)],
+) -> Result<Figure> {
+    let law: Vec<Moments> = (0..schedule.num_train_timesteps())
+        .map(|t| start.noised(schedule, t))
+        .collect::<Result<_>>()?;
+    let chart = |title: &str, of: fn(&Moments) -> f64| {
+        let law = law.iter().enumerate().map(|(t, m)| (t as f64, of(m))).collect();
+        let points = measured.iter().map(|(t, m)| (*t as f64, of(m))).collect();
+        panel(title).x("timestep t").line("law", law).points("measured", points)
+    };
+    let panels = vec![
+        chart("mean", |m| m.mean).y("mean of xₜ"),
+        chart("standard deviation", |m| m.std_dev).y("standard deviation of xₜ"),
+    ];
+    figure("", panels)
+}
+
 /// A picture at several timesteps, from clean to noise.
 ///
 /// # Shapes
@@ -60,11 +86,8 @@ pub fn noise_strip(
 
 /// How long the two noise predictions are and how they lie to each other, over the steps.
 ///
-/// ```text
-/// angle = arccos(<uncond, cond> / (|uncond| |cond|))
-/// ```
-/// Norms are divided by the square root of the number of elements, so noise from a standard normal
-/// has norm 1. A batch is averaged, and the band reaches from its least to its greatest.
+/// Measured by [`norm`] and [`angle`]. A batch is averaged, and the band reaches from its least to
+/// its greatest.
 ///
 /// # Errors
 /// A trace without steps, or whose tensors do not fit each other; NaN or infinity.
@@ -75,22 +98,14 @@ pub fn guidance_geometry(trace: &Trace) -> Result<Figure> {
     if noise_cond.size() != shape {
         return Err(Error::shape("noise_cond", format!("{shape:?}"), &noise_cond.size()));
     }
-    let flat = |x: &Tensor| -> Result<Tensor> {
-        let x = x.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Double)?;
-        Ok(x.flatten(2, -1))
-    };
-    let (uncond, cond) = (flat(noise_uncond)?, flat(noise_cond)?);
-    let difference = &cond - &uncond;
-    let root = (uncond.size()[2] as f64).sqrt();
-    let norm = |x: &Tensor| x.square().sum_dim_intlist(-1, false, Kind::Double).sqrt();
-    let inner = (&uncond * &cond).sum_dim_intlist(-1, false, Kind::Double);
-    let cosine = (inner / (norm(&uncond) * norm(&cond))).clamp(-1., 1.);
-    let angle = cosine.acos() * (180. / std::f64::consts::PI);
+    let difference = noise_cond - noise_uncond;
+    let angle = angle(noise_uncond, noise_cond)?;
 
     let mut norms = panel("norms").y("norm / √n");
-    let named = [("unconditional", &uncond), ("conditional", &cond), ("difference", &difference)];
+    let named =
+        [("unconditional", noise_uncond), ("conditional", noise_cond), ("difference", &difference)];
     for (i, (name, x)) in named.into_iter().enumerate() {
-        norms = over_steps(norms, name, i, &timesteps, &(norm(x) / root))?;
+        norms = over_steps(norms, name, i, &timesteps, &norm(x)?)?;
     }
     let angles = over_steps(panel("angle between them").y("degrees"), "", 3, &timesteps, &angle)?;
     // Sampling goes from the noisiest timestep to the picture: left to right.
@@ -294,6 +309,9 @@ mod tests {
         assert!(loss_curve(&[], 20).is_err());
         schedule_figure(&[("Stable Diffusion", &Schedule::stable_diffusion())]).unwrap();
         assert!(schedule_figure(&[]).is_err());
+        let (s, start) = (Schedule::stable_diffusion(), Moments { mean: 0.2, std_dev: 0.6 });
+        moments_figure(&s, start, &[(0, start), (999, start)]).unwrap();
+        assert!(moments_figure(&s, start, &[]).is_err());
         let pictures: Vec<Tensor> =
             (0..3).map(|_| Tensor::zeros([3, 8, 8], (Kind::Float, Device::Cpu))).collect();
         noise_strip([0, 10, 20], &pictures).unwrap().png().unwrap();

@@ -6,7 +6,7 @@
 //! | [`pictures`], [`strip`], [`sheet`] | pictures in a grid with labels |
 //! | [`latents`] | the channels of latents with a colour bar |
 //! | [`panel`], [`lines`], [`figure`] | charts: lines, bands, points, histograms, heat maps |
-//! | [`schedule_figure`], [`noise_strip`], [`guidance_geometry`], [`loss_curve`], [`trace_figure`], [`trace_latents`] | the figures of the chapters |
+//! | [`schedule_figure`], [`moments_figure`], [`noise_strip`], [`guidance_geometry`], [`loss_curve`], [`trace_figure`], [`trace_latents`] | the figures of the chapters |
 //!
 //! Every one is a value: it has `png()`, `save(path)`, and shows itself when it ends a notebook
 //! cell. All lie on one light card ([`theme`]), so they read on a light page and on a dark one.
@@ -21,7 +21,8 @@ mod views;
 
 pub use chart::{Panel, figure, lines, panel};
 pub use figures::{
-    guidance_geometry, loss_curve, noise_strip, schedule_figure, trace_figure, trace_latents,
+    guidance_geometry, loss_curve, moments_figure, noise_strip, schedule_figure, trace_figure,
+    trace_latents,
 };
 pub use show::Figure;
 pub use views::{LatentsView, Picture, Sheet, Tile, latents, picture, pictures, sheet, strip};
