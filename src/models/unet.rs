@@ -43,10 +43,24 @@ pub struct UNetConfig {
     /// Attention in f32 whatever the dtype.
     #[serde(default)]
     pub upcast_attention: bool,
-    #[serde(default)]
+    /// The side of the latents that it was trained on; `None` where the sides differ.
+    #[serde(default, deserialize_with = "one_side")]
     pub sample_size: Option<i64>,
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
+}
+
+/// diffusers writes one side, or height and width.
+fn one_side<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<i64>, D::Error> {
+    Ok(match Option::<PerLevel>::deserialize(from)? {
+        Some(PerLevel::One(side)) => Some(side),
+        Some(PerLevel::Each(sides)) => {
+            sides.first().copied().filter(|a| sides.iter().all(|b| a == b))
+        }
+        None => None,
+    })
 }
 
 fn one() -> PerLevel {
