@@ -7,14 +7,23 @@ Everything is drawn from fixed seeds; the files beside this script are its outpu
 """
 
 import json
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
-from safetensors.torch import save_file
-from transformers import CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 HERE = Path(__file__).parent
 TOKENIZER = HERE.parent.parent / "data" / "tokenizer"
@@ -264,8 +273,296 @@ def noise():
     save("noise", tensors)
 
 
+def randomize(network, seed, dtype=torch.float32):
+    """Random weights of which every one matters, norms and biases too, rounded to `dtype`."""
+    generator = seeded(seed)
+    for name, tensor in network.named_parameters():
+        draw = torch.randn(tensor.shape, generator=generator)
+        if "embedding.weight" in name:
+            tensor.data = draw * 0.5
+        elif tensor.dim() > 1:
+            tensor.data = draw / tensor[0].numel() ** 0.5
+        else:
+            tensor.data = draw * 0.2 + ("norm" in name and name.endswith("weight"))
+    return network.to(dtype).float().eval().requires_grad_(False)
+
+
+def store(network, folder, tensors, dtype, rename=lambda name: name):
+    """The network as its library saves it, and what it makes of the inputs."""
+    shutil.rmtree(folder, ignore_errors=True)
+    network.to(dtype).save_pretrained(folder)
+    network.float()
+    (path,) = folder.glob("*model.safetensors")
+    weights = load_file(path)
+    save_file({rename(name): tensor for name, tensor in weights.items()}, path, {"format": "pt"})
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "golden.safetensors")
+
+
+def text_encoder(seed, **config):
+    return randomize(CLIPTextModel(CLIPTextConfig(bos_token_id=0, eos_token_id=1, **config)), seed, torch.float16)
+
+
+def text_encoders():
+    def case(name, seed, length, rename, **config):
+        network = text_encoder(seed, vocab_size=96, **config)
+        ids = torch.randint(0, 96, (2, length), generator=seeded(seed))
+        tensors = {"ids": ids, "context": network(ids).last_hidden_state}
+        store(network, HERE / "text_encoder" / name, tensors, torch.float16, rename)
+
+    # Versions of transformers differ in this prefix.
+    def bare(name):
+        return name.removeprefix("text_model.")
+
+    def scoped(name):
+        return f"text_model.{bare(name)}"
+
+    sd1 = dict(hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4)
+    sd2 = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2)
+    case("quick_gelu", 1, 77, scoped, hidden_act="quick_gelu", **sd1)
+    case("gelu", 2, 77, bare, hidden_act="gelu", **sd2)
+    case("eps", 3, 20, scoped, hidden_act="gelu", layer_norm_eps=1e-3, **sd1)
+
+
+# The U-Nets: SD 1.x's shape, SD 2.x's, odd sizes over four levels, a single level, 32 groups.
+UNETS = {
+    "sd1": dict(
+        block_out_channels=[16, 32],
+        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=24,
+        norm_num_groups=8,
+    ),
+    "sd2": dict(
+        block_out_channels=[16, 32],
+        down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        layers_per_block=2,
+        attention_head_dim=[2, 8],
+        cross_attention_dim=20,
+        norm_num_groups=16,
+        use_linear_projection=True,
+        upcast_attention=True,
+    ),
+    "deep": dict(
+        block_out_channels=[8, 16, 16, 24],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=[1, 2, 1, 1],
+        attention_head_dim=[1, 2, 4, 3],
+        transformer_layers_per_block=[1, 2, 1, 1],
+        cross_attention_dim=12,
+        norm_num_groups=8,
+        norm_eps=1e-4,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+    ),
+    "single": dict(
+        block_out_channels=[24],
+        down_block_types=["CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=3,
+        cross_attention_dim=8,
+        norm_num_groups=12,
+        in_channels=4,
+        out_channels=8,
+        use_linear_projection=True,
+    ),
+    "groups": dict(
+        block_out_channels=[32, 32],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        norm_num_groups=32,
+    ),
+}
+
+
+def unets():
+    sizes = {"sd1": (8, 8), "sd2": (9, 7), "deep": (13, 10), "single": (5, 6), "groups": (6, 10)}
+    for seed, (name, config) in enumerate(UNETS.items()):
+        network = randomize(UNet2DConditionModel(sample_size=sizes[name], **config), seed, torch.float16)
+        sample = normal((2, 4, *sizes[name]), seed)
+        context = normal((2, 11, config["cross_attention_dim"]), seed + 100)
+        timestep = torch.tensor([981, 3])
+        tensors = {"sample": sample, "timestep": timestep, "context": context}
+        tensors["noise_pred"] = network(sample, timestep, context).sample
+        # Euler stands between two timesteps.
+        tensors["fractional"] = network(sample, torch.tensor(344.4828), context).sample
+        store(network, HERE / "unet" / name, tensors, torch.float16)
+
+
+def vae(seed, widths, **config):
+    network = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        block_out_channels=widths,
+        **config,
+    )
+    return randomize(network, seed, torch.float16)
+
+
+def vaes():
+    def case(name, seed, size, widths, rename=lambda name: name, **config):
+        network = vae(seed, widths, **config)
+        image = torch.rand((2, 3, *size), generator=seeded(seed)) * 2 - 1
+        posterior = network.encode(image).latent_dist
+        scale, shift = network.config.scaling_factor, network.config.shift_factor or 0
+        latents = normal(posterior.mean.shape, seed + 100)
+        tensors = {
+            "image": image,
+            "mean": posterior.mean,
+            "logvar": posterior.logvar,
+            "encoded": (posterior.mean - shift) * scale,
+            "latents": latents,
+            "decoded": network.decode(latents / scale + shift).sample,
+        }
+        store(network, HERE / "vae" / name, tensors, torch.float16, rename)
+
+    # What diffusers called the attention's layers before 0.18.
+    def old(name):
+        for new, was in [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")]:
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{was}.")
+        return name
+
+    case("sd", 1, (24, 40), [8, 8, 16, 16], layers_per_block=2, norm_num_groups=8)
+    case("old_names", 2, (10, 6), [8, 16], old, norm_num_groups=4, scaling_factor=0.13025)
+    plain = dict(use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False)
+    case("plain", 3, (12, 16), [8, 8, 24], norm_num_groups=8, latent_channels=6, shift_factor=0.1, **plain)
+    case("single", 4, (7, 5), [16], norm_num_groups=16, layers_per_block=2)
+
+
+def trace(pipeline, prompts, negative, latents, steps, guidance_scale, device="cpu"):
+    """What `StableDiffusionPipeline` does, step by step, with the names of a Diffuscope trace."""
+    seen = {name: [] for name in ["timesteps", "x_t", "noise_uncond", "noise_cond", "noise_pred", "x_0"]}
+    forward, step = pipeline.unet.forward, pipeline.scheduler.step
+
+    def watched_forward(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        for name, half in zip(["noise_uncond", "noise_cond"], out[0].chunk(2)):
+            seen[name].append(half)
+        return out
+
+    def watched_step(noise_pred, t, x_t, **kwargs):
+        out = step(noise_pred, t, x_t, **kwargs)
+        for name, value in [("timesteps", t.float()), ("x_t", x_t), ("noise_pred", noise_pred), ("x_0", out[1])]:
+            seen[name].append(value)
+        return out
+
+    with patch.object(pipeline.unet, "forward", watched_forward), patch.object(pipeline.scheduler, "step", watched_step):
+        final = pipeline(
+            prompts,
+            negative_prompt=[negative] * len(prompts),
+            latents=latents,
+            height=latents.shape[2] * pipeline.vae_scale_factor,
+            width=latents.shape[3] * pipeline.vae_scale_factor,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            output_type="latent",
+        ).images
+    tensors = {name: torch.stack(values) for name, values in seen.items()}
+    tensors["latents"] = final
+    with torch.no_grad():
+        tensors["image"] = pipeline.vae.decode(final / pipeline.vae.config.scaling_factor).sample
+    return tensors
+
+
+# As SD 1.x's folder has it; `timestep_spacing` is left out there, and every scheduler has its own.
+SD1_SCHEDULER = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    skip_prk_steps=True,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
+
+
+def pipeline(parts):
+    quiet = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    quiet.set_progress_bar_config(disable=True)
+    return quiet
+
+
+def tiny_tokenizer(folder, **special):
+    """The first 200 merges of CLIP's vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    merges = (TOKENIZER / "merges.txt").read_text().splitlines()[:201]
+    vocabulary = list(json.loads((TOKENIZER / "vocab.json").read_text()))[:712]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("\n".join(merges) + "\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=77, **special)
+
+
+def pipelines():
+    def case(name, seed, prediction, tokenizer_files, text, unet, pad):
+        folder = HERE / "pipeline" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        tokenizer = tiny_tokenizer(folder / "tokenizer", pad_token=pad)
+        end = tokenizer.eos_token_id
+        model = pipeline(
+            dict(
+                tokenizer=tokenizer,
+                text_encoder=randomize(
+                    CLIPTextModel(
+                        CLIPTextConfig(
+                            vocab_size=len(tokenizer),
+                            hidden_size=32,
+                            intermediate_size=64,
+                            num_hidden_layers=2,
+                            num_attention_heads=4,
+                            hidden_act=text,
+                            bos_token_id=end - 1,
+                            eos_token_id=end,
+                        )
+                    ),
+                    seed,
+                    torch.float16,
+                ),
+                unet=randomize(
+                    UNet2DConditionModel(sample_size=8, **{**UNETS[unet], "cross_attention_dim": 32, "layers_per_block": 1}),
+                    seed,
+                    torch.float16,
+                ),
+                vae=vae(seed, [8, 8, 16], norm_num_groups=8),
+                scheduler=PNDMScheduler(**SD1_SCHEDULER, prediction_type=prediction),
+            )
+        )
+        model.to(torch.float16).save_pretrained(folder)
+        model.to(torch.float32)
+        # transformers 5 writes tokenizer.json alone, older versions the other files.
+        for path in (folder / "tokenizer").iterdir():
+            if path.name not in tokenizer_files:
+                path.unlink()
+        scheduler = folder / "scheduler" / "scheduler_config.json"
+        config = json.loads(scheduler.read_text())
+        del config["timestep_spacing"]
+        config["clip_sample"] = False
+        scheduler.write_text(json.dumps(config, indent=2) + "\n")
+
+        prompts, negative = ["a red star, flat", "two cats on the beach"], "blurry!"
+        latents = normal((2, 4, 8, 6), seed)
+        for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
+            opened = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+            opened.set_progress_bar_config(disable=True)
+            opened.scheduler = scheduler.from_config(opened.scheduler.config)
+            tensors = trace(opened, prompts, negative, latents, 5, 5.0)
+            tensors["initial_latents"] = latents
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{sampler}.safetensors")
+
+    old = ["vocab.json", "merges.txt", "tokenizer_config.json"]
+    new = ["tokenizer.json", "tokenizer_config.json"]
+    case("sd1", 1, "epsilon", old, "quick_gelu", "sd1", "<|endoftext|>")
+    case("sd2", 2, "v_prediction", new, "gelu", "sd2", "!")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for part in [schedules, timesteps, samplers, tokenizer, noise]:
+    for part in [schedules, timesteps, samplers, tokenizer, noise, text_encoders, unets, vaes, pipelines]:
         print(part.__name__)
         part()

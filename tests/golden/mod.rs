@@ -1,7 +1,7 @@
 //! Reads the numbers that `make.py` wrote, and compares.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diffuscope::weights::TensorFile;
 use tch::{Kind, Tensor};
@@ -12,6 +12,22 @@ pub fn path(name: &str) -> PathBuf {
 
 pub fn open(name: &str) -> TensorFile {
     TensorFile::open(path(&format!("{name}.safetensors"))).unwrap()
+}
+
+/// The folders of one kind of network, with their names.
+pub fn folders(kind: &str) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(path(kind)).unwrap();
+    let mut all: Vec<(String, PathBuf)> = entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), entry.path()))
+        .collect();
+    all.sort();
+    all
+}
+
+/// What the reference's network in this folder was given, and what it made of it.
+pub fn numbers(folder: &Path) -> TensorFile {
+    TensorFile::open(folder.join("golden.safetensors")).unwrap()
 }
 
 /// The largest difference of two elements, as a share of the largest magnitude that is expected.
