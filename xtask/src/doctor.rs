@@ -25,6 +25,7 @@ const SET_UP: &str = "run `cargo xtask lab`";
 pub fn run(project: &Project) -> Result<ExitCode> {
     let findings = [
         ("Rust", prerequisites::rust().into()),
+        ("Rust's sources", prerequisites::rust_sources().into()),
         ("C++ compiler", prerequisites::compiler().into()),
         (
             "Python",

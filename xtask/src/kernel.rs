@@ -7,8 +7,8 @@
 //! Most of what a first cell costs is rust-analyzer reading the dependency's sources, which evcxr
 //! needs for the types of variables. The kernel does that when it starts, while a person reads.
 
-use crate::Result;
 use crate::project::{Project, output, remove, run, write};
+use crate::{Result, prerequisites};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -135,6 +135,7 @@ pub fn warm_pin(project: &Project) -> String {
 
 /// Builds the notebooks' dependency in a kernel, as a first cell would.
 pub fn warm(project: &Project, pin: &str) -> Result {
+    prerequisites::add_rust_sources()?;
     let mut command = project.python_command();
     command.arg(project.root.join("xtask/python/notebooks.py")).arg("warm").arg(&project.root);
     // While it is rebuilt, nothing is built.

@@ -4,7 +4,7 @@
 use crate::Result;
 use crate::project::output;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// As in the workspace's `rust-version`.
@@ -23,6 +23,33 @@ pub fn rust() -> Result<String> {
             "{version} is too old; {major}.{minor} or newer is needed: run `rustup update stable`"
         )),
     }
+}
+
+/// The sources of Rust's standard library: without them the kernel does not know the types of
+/// most variables, and refuses them.
+pub fn rust_sources() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let sysroot = output(Command::new(rustc).args(["--print", "sysroot"])).unwrap_or_default();
+    let own = std::env::var_os("RUST_SRC_PATH").map(PathBuf::from);
+    let installed = Path::new(&sysroot).join("lib/rustlib/src/rust/library");
+    own.into_iter()
+        .chain([installed])
+        .find(|folder| folder.join("core").exists())
+        .map(|folder| folder.display().to_string())
+        .ok_or_else(|| {
+            "the sources of Rust's standard library are missing, which the kernel needs for the \
+             types of variables; run `rustup component add rust-src`"
+                .into()
+        })
+}
+
+/// Adds them where rustup is, or says what to do.
+pub fn add_rust_sources() -> Result {
+    let Err(missing) = rust_sources() else { return Ok(()) };
+    println!("      rustup component add rust-src");
+    // Whether that worked is asked below; rustup's own message is shown.
+    let _ = Command::new("rustup").args(["component", "add", "rust-src"]).status();
+    rust_sources().map(drop).map_err(|_| missing)
 }
 
 /// The C++ compiler, tried on a program that needs the standard library.

@@ -105,7 +105,15 @@ fn the_doctor_names_all_that_is_wrong() {
     let output = Machine::with(&[RUSTC, DISK]).run("doctor");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for name in ["C++ compiler", "Python", "set-up", "libtorch", "kernel", "embedded model"] {
+    for name in [
+        "Rust's sources",
+        "C++ compiler",
+        "Python",
+        "set-up",
+        "libtorch",
+        "kernel",
+        "embedded model",
+    ] {
         let line = text.lines().find(|line| line.contains(name)).unwrap();
         assert!(line.starts_with("WRONG"), "{line}");
     }
