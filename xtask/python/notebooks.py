@@ -190,7 +190,7 @@ def write(notebook, path):
 # The last one does not compile: evcxr answers a mistake by `cargo check`, which builds the
 # dependencies a second time.
 WARMING = (
-    ':dep diffuscope = { path = ".." }',
+    ':dep diffuscope = { path = "." }',
     "let warm = diffuscope::tch::Tensor::from(0.0);",
     'let wrong: u8 = "";',
 )
@@ -221,7 +221,7 @@ def main():
     root, *paths = [Path(argument) for argument in arguments if argument != "--time"]
     if mode == "warm":
         try:
-            warm(root / "notebooks")
+            warm(root)
         except (CellFailed, RuntimeError) as error:
             sys.exit(f"{error}")
         return

@@ -19,10 +19,15 @@ pub const EVCXR: &str = "0.22.0";
 pub const WARM_ID: &str = "evcxr/warm.id";
 /// Names a slot instead of taking a free one.
 const SLOT: &str = "DIFFUSCOPE_KERNEL_SLOT";
-/// evcxr's configuration, in `.lab`: the person's own start-up code stays out. Without preloading
-/// the folder is not there.
+/// evcxr's configuration, in `.lab`, with and without the library loaded at the start. The
+/// person's own start-up code stays out.
 const PRELOAD: &str = "evcxr/preload";
-const NO_PRELOAD: &str = "evcxr/nothing";
+const NO_PRELOAD: &str = "evcxr/no-preload";
+/// Names the project's lock file. evcxr first builds a crate without dependencies, and cargo empties
+/// the lock file for it: only after that can the project's versions be put back. With them, nothing
+/// is asked of the network.
+const LOCK: &str = "DIFFUSCOPE_LOCK";
+const PUT_LOCK: &str = "!cp \"$DIFFUSCOPE_LOCK\" \"$EVCXR_TMPDIR/Cargo.lock\"\n";
 
 pub fn pin() -> String {
     format!("evcxr_jupyter {EVCXR}")
@@ -106,6 +111,7 @@ pub fn write_spec(project: &Project) -> Result {
     });
     let path = project.lab("venv/share/jupyter/kernels/diffuscope/kernel.json");
     write(&path, &format!("{spec:#}\n"))?;
+    write(&project.lab(NO_PRELOAD).join("prelude.rs"), PUT_LOCK)?;
     write(&project.lab(PRELOAD).join("prelude.rs"), &preload(&project.root))
 }
 
@@ -116,7 +122,7 @@ fn preload(root: &Path) -> String {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let root = serde_json::Value::from(root.to_string_lossy());
     format!(
-        ":dep diffuscope = {{ path = {root} }}\n\
+        "{PUT_LOCK}:dep diffuscope = {{ path = {root} }}\n\
          let preloaded = diffuscope::tch::Tensor::from(0.0);\n\
          drop(preloaded);\n"
     )
@@ -154,10 +160,8 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
         None => take_slot(&project.lab("evcxr")).map(|(slot, lock)| (slot, Some(lock)))?,
     };
     let evcxr = program(project);
-    // The versions that the project was tested with, and no look at the network.
     fs::create_dir_all(&slot)
-        .and_then(|()| copy_if_new(&project.root.join("Cargo.lock"), &slot))
-        .map_err(|error| format!("could not write {}: {error}", slot.display()))?;
+        .map_err(|error| format!("could not make {}: {error}", slot.display()))?;
     // A preload that does not compile would end the kernel before it can say why.
     let built = fs::read_to_string(project.lab(WARM_ID)).unwrap_or_default();
     let preload = if built == warm_pin(project) { PRELOAD } else { NO_PRELOAD };
@@ -167,22 +171,12 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
         .envs(project.libtorch_environment())
         .env("EVCXR_TMPDIR", &slot)
         .env("EVCXR_CONFIG_DIR", project.lab(preload))
+        .env(LOCK, project.root.join("Cargo.lock"))
         // Only evcxr's own start-up lines: what cells print goes to Jupyter another way.
         .stdout(std::process::Stdio::null())
         .status()
         .map_err(|error| format!("{}: {error}; run `cargo xtask lab`", evcxr.display()))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Puts the project's lock file into a slot that has not had it.
-fn copy_if_new(lock: &Path, slot: &Path) -> std::io::Result<()> {
-    let text = fs::read(lock)?;
-    let seen = slot.join("Cargo.lock.project");
-    if fs::read(&seen).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    fs::write(slot.join("Cargo.lock"), &text)?;
-    fs::write(seen, &text)
 }
 
 /// The first free slot, filled from `warm` if it is new or older than `warm`. It is free again
