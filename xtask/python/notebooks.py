@@ -13,11 +13,13 @@ import statistics
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from queue import Empty
 
 import nbformat
 from jupyter_client.manager import KernelManager
+from jupyter_core.paths import jupyter_runtime_dir
 
 KERNEL = "diffuscope"
 # Cargo's own lines, and the warnings that the library prints.
@@ -36,7 +38,10 @@ class Kernel:
     """A running kernel whose working folder is `folder`."""
 
     def __init__(self, folder):
-        self.manager = KernelManager(kernel_name=KERNEL)
+        runtime = Path(jupyter_runtime_dir())
+        runtime.mkdir(parents=True, exist_ok=True)
+        connection = runtime / f"kernel-{uuid.uuid4()}.json"
+        self.manager = KernelManager(kernel_name=KERNEL, connection_file=str(connection))
         self.manager.start_kernel(cwd=str(folder))
         self.client = self.manager.client()
         self.client.start_channels()
