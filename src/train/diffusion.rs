@@ -260,6 +260,8 @@ fn text_config(text: &TextConfig) -> Result<serde_json::Value> {
     let mut config = serde_json::to_value(text).map_err(|e| Error::config("config.json", e))?;
     if let Some(keys) = config.as_object_mut() {
         keys.insert("model_type".into(), json!("clip_text_model"));
+        // transformers would compute in the file's f16 otherwise, and the U-Net beside it in f32.
+        keys.insert("dtype".into(), json!("float32"));
         keys.insert("projection_dim".into(), json!(text.hidden_size));
         keys.insert("bos_token_id".into(), json!(49406));
         keys.insert("eos_token_id".into(), json!(49407));

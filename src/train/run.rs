@@ -98,12 +98,12 @@ pub struct Progress {
     pub samples_per_second: f64,
 }
 
-/// What must be the same for a checkpoint to be gone on with.
+/// What must be the same for a checkpoint to be gone on with. A training may be made longer or
+/// shorter: the learning rate then follows the new length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Mark {
     step: u64,
     seed: i64,
-    steps: u64,
     batch: i64,
     learning_rate: f64,
 }
@@ -167,8 +167,8 @@ pub fn run(
 
 impl Settings {
     fn mark(&self, step: u64) -> Mark {
-        let Self { seed, steps, batch, learning_rate, .. } = *self;
-        Mark { step, seed, steps, batch, learning_rate }
+        let Self { seed, batch, learning_rate, .. } = *self;
+        Mark { step, seed, batch, learning_rate }
     }
 }
 
