@@ -1,0 +1,305 @@
+"""Holds the program against diffusers, end to end.
+
+    pip install -r tests/golden/requirements.txt
+    cargo build --features cli
+    python tests/reference.py                     the embedded model, and five random ones
+    python tests/reference.py --seed 7 --count 20 --no-tiny
+
+The embedded model: diffusers opens `data/tiny` unmodified; from the same initial latents, DDIM and
+Euler, 30 steps, guidance 5, final latents within 1e-3 and pictures within 2/255 everywhere.
+
+Random models: pipelines of varied configurations, drawn from the seed and saved by diffusers and
+transformers; every tensor of the trace within 1e-3 of its largest magnitude, and within 1e-4 in the
+first step. A loop around random weights can magnify rounding without bound, so diffusers also runs
+from a start that differs by one part in ten million: where it drifts from itself by more than 3e-4,
+only the first step is judged.
+"""
+
+import argparse
+import functools
+import math
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+ROOT = Path(__file__).parents[1]
+TOKENIZER = ROOT / "data" / "tokenizer"
+SAMPLERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "ddpm": DDPMScheduler}
+
+# As the two families publish them.
+SD1_SCHEDULER = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+    set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True,
+)
+SD2_SCHEDULER = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+    set_alpha_to_one=False, steps_offset=1, clip_sample=False, prediction_type="v_prediction",
+)
+
+
+def seeded(seed):
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def roughen(network, seed):
+    """Random weights as torch starts with, but no norm is the identity and no bias is zero."""
+    generator = seeded(seed)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.ndim > 1:
+                scale = 0.5 if "embedding.weight" in name else 0.58 / math.sqrt(weight[0].numel())
+                weight.copy_(noise * scale)
+            else:
+                is_norm = "norm" in name and name.endswith("weight")
+                weight.copy_(0.1 * noise + (1 if is_norm else 0))
+    return network.eval()
+
+
+def text_encoder(seed, **config):
+    config = dict(vocab_size=49408, projection_dim=config["hidden_size"]) | config
+    return roughen(CLIPTextModel(CLIPTextConfig(**config)), seed)
+
+
+def unet(seed, **config):
+    return roughen(UNet2DConditionModel(**config), seed)
+
+
+def vae(seed, levels, **config):
+    config = dict(
+        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels
+    ) | config
+    return roughen(AutoencoderKL(**config), seed)
+
+
+def pipeline(text_encoder, unet, vae, tokenizer, scheduler):
+    return StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
+
+
+def save(pipe, folder, dtype=torch.float32):
+    """Saves the pipeline and opens what was saved, in f32."""
+    pipe.to(dtype).save_pretrained(folder)
+    return open_folder(folder)
+
+
+def open_folder(folder):
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@torch.no_grad()
+def trace(pipe, sampler, prompts, negative, **arguments):
+    """What the program writes with --trace, from diffusers' own pipeline."""
+    pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+    outputs, steps = [], []
+    forward, step = pipe.unet.forward, pipe.scheduler.step
+
+    @functools.wraps(forward)
+    def recording_forward(*args, **kwargs):
+        result = forward(*args, **kwargs)
+        outputs.append(result[0])
+        return result
+
+    @functools.wraps(step)
+    def recording_step(noise_pred, t, sample, *args, **kwargs):
+        result = step(noise_pred, t, sample, *args, **kwargs)
+        steps.append((t, sample, noise_pred, result[1]))
+        return result
+
+    pipe.unet.forward, pipe.scheduler.step = recording_forward, recording_step
+    try:
+        latents = pipe(
+            prompts, negative_prompt=[negative] * len(prompts), output_type="latent", **arguments
+        ).images
+    finally:
+        pipe.unet.forward, pipe.scheduler.step = forward, step
+    uncond, cond = torch.stack(outputs).chunk(2, dim=1)
+    timesteps, x_t, noise_pred, x_0 = (torch.stack(list(map(torch.as_tensor, part))) for part in zip(*steps))
+    image = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+    return dict(
+        timesteps=timesteps.float(), x_t=x_t, noise_uncond=uncond.contiguous(), noise_cond=cond.contiguous(),
+        noise_pred=noise_pred, x_0=x_0, latents=latents, image=image,
+    )
+
+
+def run_program(program, model, sampler, prompts, negative, latents, folder, num_inference_steps, guidance_scale):
+    """The program's trace of the same run."""
+    start, out = folder / "start.safetensors", folder / "trace.safetensors"
+    save_file({"latents": latents.contiguous()}, start)
+    out.unlink(missing_ok=True)
+    factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
+    height, width = (side * factor for side in latents.shape[-2:])
+    command = [
+        program, "generate", *prompts, "--negative", negative, "--model", model.folder, "--sampler", sampler,
+        "--steps", num_inference_steps, "--guidance", guidance_scale, "--height", height, "--width", width,
+        "--initial-latents", start, "--trace", out, "--out", folder / "pictures",
+        "--device", "cpu", "--dtype", "f32",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
+    return load_file(out)
+
+
+def differences(got, expected):
+    """The largest difference of every tensor, as a share of the tensor's largest magnitude."""
+    gaps = {}
+    for name, tensor in expected.items():
+        if got[name].shape != tensor.shape:
+            sys.exit(f"{name} is {list(got[name].shape)} and should be {list(tensor.shape)}")
+        gap = (got[name].double() - tensor.double()).abs().max() / tensor.double().abs().max()
+        gaps[name] = gap.item()
+    return gaps
+
+
+def compare_embedded(program, folder, work):
+    pipe = open_folder(folder)
+    pipe.folder = folder
+    prompts = ["a red apple on the beach, flat", "a cat left of a blue star, 3d", "two lemons at night, cartoon"]
+    size = pipe.unet.config.sample_size
+    latents = torch.randn((3, 4, size, size), generator=seeded(0))
+    settings = dict(num_inference_steps=30, guidance_scale=5.0)
+    print("model       sampler  final latents (1e-3)  picture (2/255)")
+    fine = True
+    for sampler in ["ddim", "euler"]:
+        expected = trace(pipe, sampler, prompts, "", latents=latents, **settings)
+        got = run_program(program, pipe, sampler, prompts, "", latents, work, **settings)
+        of_latents = (got["latents"] - expected["latents"]).abs().max().item()
+        bytes_of = lambda image: (image.clamp(-1, 1) + 1) * 127.5
+        of_image = (bytes_of(got["image"]) - bytes_of(expected["image"])).abs().max().item()
+        good = of_latents < 1e-3 and of_image < 2
+        fine &= good
+        print(f"{folder.name:10}  {sampler:7}  {of_latents:20.1e}  {of_image:11.4f}/255  {'' if good else 'WRONG'}")
+    return fine
+
+
+PROMPTS = ["a cat", "Two RED foxes!", "", "snow, at night, 8k", "caf\u00e9 \U0001f431 " * 30]
+
+
+def random_pipeline(seed):
+    """A pipeline whose family, widths, depths, head counts and sizes the seed decides."""
+    dice = random.Random(seed)
+    second = dice.random() < 0.5
+    cross = dice.choice([24, 32, 48, 64])
+    text = text_encoder(
+        seed,
+        hidden_size=cross,
+        intermediate_size=cross * dice.choice([2, 4]),
+        num_hidden_layers=dice.choice([1, 2, 3]),
+        num_attention_heads=dice.choice([2, 4]),
+        hidden_act="gelu" if second else "quick_gelu",
+    )
+    levels = dice.choice([2, 3, 4])
+    groups = dice.choice([4, 8])
+    widths = sorted(groups * dice.choice([2, 3, 4]) for _ in range(levels))
+    attends = [dice.random() < 0.6 for _ in range(levels)]
+    divisors = lambda number: [h for h in [1, 2, 4, 8] if number % h == 0]
+    heads = [dice.choice(divisors(width)) for width in widths] if second else dice.choice(divisors(groups))
+    network = unet(
+        seed + 1,
+        sample_size=8,
+        block_out_channels=widths,
+        down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        layers_per_block=dice.choice([1, 2]),
+        norm_num_groups=groups,
+        cross_attention_dim=cross,
+        attention_head_dim=heads,
+        use_linear_projection=second,
+        upcast_attention=second and dice.random() < 0.5,
+    )
+    vae_levels = dice.choice([1, 2, 3, 4])
+    autoencoder = vae(
+        seed + 2,
+        vae_levels,
+        block_out_channels=sorted(groups * dice.choice([2, 3, 4]) for _ in range(vae_levels)),
+        layers_per_block=dice.choice([1, 2]),
+        norm_num_groups=groups,
+        latent_channels=4,
+        sample_size=64,
+        scaling_factor=dice.choice([0.18215, 0.5, 1.1]),
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, **(dict(pad_token="!") if second else {}))
+    scheduler = DDIMScheduler(**SD2_SCHEDULER) if second else PNDMScheduler(**SD1_SCHEDULER)
+    pipe = pipeline(text, network, autoencoder, tokenizer, scheduler)
+    dtype = dice.choice([torch.float32, torch.float16])
+    smallest = 2 ** (levels - 1)
+    # A norm over two numbers is a sign: the lowest level keeps 3 cells a side, a group 2 channels.
+    size = [smallest * dice.choice([3, 4, 5]) + dice.choice([0, 0, 1]) for _ in range(2)]
+    run = dict(
+        sampler=dice.choice(["ddim", "euler"]),
+        prompts=dice.sample(PROMPTS, dice.choice([1, 2, 3])),
+        negative=dice.choice(["", "blurry, ugly"]),
+        num_inference_steps=dice.choice([4, 7, 12]),
+        guidance_scale=dice.choice([1.5, 5.0, 9.0]),
+    )
+    run["latents"] = torch.randn((len(run["prompts"]), 4, *size), generator=seeded(seed))
+    attention = "".join("x" if a else "-" for a in attends)
+    name = f"SD {2 if second else 1}, unet {widths} {attention} heads {heads}, text {cross}, vae {vae_levels} levels"
+    return pipe, dtype, run, name
+
+
+def compare_random(program, seed, work):
+    pipe, dtype, run, name = random_pipeline(seed)
+    folder = work / f"random{seed}"
+    pipe = save(pipe, folder, dtype)
+    pipe.folder = folder
+    expected = trace(pipe, **run)
+    got = run_program(program, pipe, folder=work, **run)
+    gaps = differences(got, expected)
+    nudge = 1 + 1e-7 * torch.randn(run["latents"].shape, generator=seeded(0))
+    drift = differences(trace(pipe, **run | {"latents": run["latents"] * nudge}), expected)
+    first = {name: tensor[0] for name, tensor in expected.items() if name not in ["latents", "image"]}
+    first_gap = max(differences({name: got[name][0] for name in first}, first).values())
+    own = max(drift.values())
+    good = first_gap <= 1e-4 and (max(gaps.values()) <= 1e-3 or own > 3e-4)
+    verdict = "WRONG" if not good else "equal in the first step" if own > 3e-4 else "equal"
+    settings = f"{run['sampler']}, {run['num_inference_steps']} steps, latents {list(run['latents'].shape)}"
+    print(f"\n{seed}: {name}, {str(dtype)[6:]}, {settings}")
+    print("   " + "  ".join(f"{key} {gap:.0e}" for key, gap in gaps.items()))
+    print(f"   first step {first_gap:.0e}, diffusers' own drift {own:.0e}: {verdict}", flush=True)
+    return good
+
+
+def main():
+    for library in [diffusers, transformers]:
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", type=Path, default=ROOT / "target" / "debug" / "diffuscope")
+    parser.add_argument("--model", type=Path, default=ROOT / "data" / "tiny")
+    parser.add_argument("--seed", type=int, default=0, help="of the first random model")
+    parser.add_argument("--count", type=int, default=5, help="how many random models")
+    parser.add_argument("--no-tiny", action="store_true", help="only the random models")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        checks = [] if args.no_tiny else [compare_embedded(args.program, args.model, work)]
+        # Apart by more than the three seeds that each one uses.
+        checks += [compare_random(args.program, 10 * (args.seed + i), work) for i in range(args.count)]
+    print(f"\n{sum(checks)} of {len(checks)} are equal")
+    sys.exit(0 if all(checks) else 1)
+
+
+if __name__ == "__main__":
+    main()
