@@ -116,6 +116,9 @@ pub fn remove(path: &Path) -> Result {
 pub fn run(command: &mut Command, problem: &str) -> Result {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
+        Ok(status) if status.code().is_none() => {
+            Err(format!("{problem}: it was stopped ({status})"))
+        }
         Ok(_) => Err(problem.to_owned()),
         Err(error) => {
             Err(format!("{problem} (`{}`: {error})", command.get_program().to_string_lossy()))
