@@ -188,9 +188,21 @@ pub fn write_tensors(
     // transformers and diffusers refuse a file that does not say so.
     texts.insert("format".into(), "pt".into());
     texts.insert(CRC32.into(), checksum(tensors.iter().map(|(n, t)| (n, &t.data[..]))));
-    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(texts))
-        .map_err(|e| Error::weights(path, e))?;
+    let mut bytes =
+        safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(texts))
+            .map_err(|e| Error::weights(path, e))?;
+    sort_header(&mut bytes).ok_or_else(|| Error::weights(path, "its header cannot be sorted"))?;
     write_file(path, &bytes)
+}
+
+/// The same tensors and texts are the same bytes: the header's keys in order, at the same length.
+fn sort_header(bytes: &mut [u8]) -> Option<()> {
+    let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?) as usize;
+    let header = bytes.get_mut(8..8 + length)?;
+    let keys: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    let mut sorted = serde_json::to_vec(&keys).ok()?;
+    sorted.resize(length.max(sorted.len()), b' ');
+    (sorted.len() == length).then(|| header.copy_from_slice(&sorted))
 }
 
 /// Writes a whole file or nothing: beside `path` first, then renamed.
@@ -230,6 +242,10 @@ mod tests {
         assert!(file.tensor("c").is_err());
 
         let whole = std::fs::read(&path).unwrap();
+        for _ in 0..8 {
+            write_tensors(&path, &tensors, &[("k".into(), "v".into())])?;
+            assert!(std::fs::read(&path).unwrap() == whole, "the same tensors, other bytes");
+        }
         for flip in [3, whole.len() - 1, whole.len() - 30] {
             let mut bytes = whole.clone();
             bytes[flip] ^= 4;
