@@ -83,6 +83,16 @@ pub fn cuda() -> Cuda {
     }
 }
 
+/// The bytes of memory that a device has free, where the system says so: the CPU's on Linux.
+pub fn free_memory(device: Device) -> Option<u64> {
+    if device != Device::Cpu {
+        return None;
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 #[cfg(windows)]
 const LIBRARY: &str = "torch_cuda.dll";
 #[cfg(not(windows))]

@@ -142,14 +142,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// One picture of `prompt` with seed 0: 30 steps, guidance scale 7.5.
+    /// One picture of `prompt` with seed 0: 30 steps, guidance scale 5.
     pub fn new(prompt: impl Into<String>) -> Self {
         Self {
             prompts: vec![prompt.into()],
             negative_prompt: String::new(),
             sampler: None,
             num_inference_steps: 30,
-            guidance_scale: 7.5,
+            guidance_scale: 5.,
             seed: 0,
             width: None,
             height: None,
@@ -325,7 +325,15 @@ impl StableDiffusion {
                 let what = "initial latents";
                 return Err(Error::shape(what, format!("{expected:?}"), &latents.size()));
             }
-            noise = latents.to_kind(Kind::Float).to_device(Device::Cpu);
+            noise = latents.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
+            if noise.isfinite().all().int64_value(&[]) == 0 {
+                return Err(Error::argument(
+                    "initial latents",
+                    "finite numbers",
+                    "NaN or infinity",
+                    "",
+                ));
+            }
         }
         let x_t = match &request.init {
             Some((image, _)) => {
@@ -338,19 +346,29 @@ impl StableDiffusion {
         Ok((x_t.to_device(self.device), noises))
     }
 
-    fn latent_shape(&self, request: &Request) -> Result<Vec<i64>> {
+    /// A width and height in pixels that the model can draw: the ones asked for, else the ones that
+    /// it was trained on.
+    ///
+    /// # Errors
+    /// A size that the VAE's factor does not divide, or outside the factor to 8192.
+    pub fn size(&self, width: Option<i64>, height: Option<i64>) -> Result<(i64, i64)> {
         let factor = self.vae.config().factor();
         let trained = self.unet.config().sample_size.map(|cells| cells * factor);
-        let todo = "give the size in pixels";
         let side = |what: &str, asked: Option<i64>| {
             let expected = format!("a multiple of {factor} from {factor} to 8192");
-            let pixels =
-                asked.or(trained).ok_or_else(|| Error::argument(what, &expected, "none", todo))?;
+            let Some(pixels) = asked.or(trained) else {
+                return Err(Error::argument(what, expected, "none", "give the size in pixels"));
+            };
             if !(factor..=8192).contains(&pixels) || pixels % factor != 0 {
                 return Err(Error::argument(what, expected, pixels, ""));
             }
-            Ok(pixels / factor)
+            Ok(pixels)
         };
+        Ok((side("width", width)?, side("height", height)?))
+    }
+
+    fn latent_shape(&self, request: &Request) -> Result<Vec<i64>> {
+        let factor = self.vae.config().factor();
         let (mut width, mut height) = (request.width, request.height);
         if let Some((image, _)) = &request.init {
             let size = image.size();
@@ -365,7 +383,30 @@ impl StableDiffusion {
             height = height.or(Some(latents.size()[2] * factor));
             width = width.or(Some(latents.size()[3] * factor));
         }
-        Ok(vec![self.unet.config().in_channels, side("height", height)?, side("width", width)?])
+        let (width, height) = self.size(width, height)?;
+        self.check_memory(request.prompts.len(), width, height)?;
+        Ok(vec![self.unet.config().in_channels, height / factor, width / factor])
+    }
+
+    /// Refuses what would surely exhaust the memory: a system that runs out kills the program, or
+    /// another one. Counted are the activations of the widest layers in f32.
+    fn check_memory(&self, batch: usize, width: i64, height: i64) -> Result<()> {
+        let Some(free) = crate::device::free_memory(self.device) else { return Ok(()) };
+        let widest = |channels: &[i64]| channels.first().copied().unwrap_or(0) as f64;
+        let pixels = batch as f64 * width as f64 * height as f64;
+        let cells = pixels / (self.vae.config().factor() as f64).powi(2);
+        let vae = pixels * widest(&self.vae.config().block_out_channels) * 6.;
+        let unet = 2. * cells * widest(&self.unet.config().block_out_channels) * 6.;
+        let (needed, free) = (4. * vae.max(unet) / 1e9, free as f64 / 1e9);
+        if needed < free {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "the pictures",
+            format!("a size and number that fit in {free:.1} GB, the memory that is free"),
+            format!("{batch} of {width}×{height}, which need about {needed:.1} GB"),
+            "draw fewer or smaller pictures at once",
+        ))
     }
 
     /// The reverse process of a request, one owned record a step.

@@ -13,8 +13,9 @@ use diffuscope::train::vae::{Loss, train_vae};
 use diffuscope::train::{AdamW, Progress, Settings};
 use diffuscope::weights::{TensorFile, weight_files};
 use diffuscope::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Kind, Tensor};
+
+use crate::bar;
 
 #[derive(Subcommand)]
 pub enum Train {
@@ -190,12 +191,6 @@ impl Common {
         let pictures = Tensor::from_slice(&pixels).view([n, side, side, 3]).permute([0, 3, 1, 2]);
         Ok((pictures.contiguous(), captions))
     }
-}
-
-fn bar(length: u64, template: &str) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length).with_style(style)
 }
 
 /// A bar on a terminal; a line now and then where the output is a file.

@@ -1,0 +1,102 @@
+//! `diffuscope scenes`: the training pictures, as files.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use diffuscope::train::scenes::{Scenes as Source, Split, Truth, sheet};
+use diffuscope::{Error, Result, picture};
+use serde::Serialize;
+
+use crate::bar;
+use crate::out::check_place;
+
+/// Most pictures on the contact sheet.
+const ON_SHEET: usize = 64;
+
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  diffuscope scenes --count 64 --out scenes
+
+The folder gets 00000.png, 00001.png, ..., captions.jsonl with a line {\"file\", \"seed\", \"caption\",
+\"truth\"} for each, and sheet.png with the first 64.")]
+pub struct Scenes {
+    /// How many
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    count: usize,
+    /// The folder; it is made if it is not there
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// The first picture's seed; the next picture has the next one
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Side of the pictures in pixels
+    #[arg(long, default_value_t = 64, allow_negative_numbers = true)]
+    size: usize,
+    /// Which combinations of colours and objects: those of training, those held out of it, or any
+    #[arg(long, value_enum, default_value_t = Which::Train)]
+    split: Which,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Which {
+    Train,
+    HeldOut,
+    Any,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    file: &'a str,
+    seed: u64,
+    caption: &'a str,
+    truth: &'a Truth,
+}
+
+pub fn run(args: Scenes) -> Result<()> {
+    if !(1..=1_000_000).contains(&args.count) {
+        return Err(Error::argument("--count", "1 to 1000000", args.count, ""));
+    }
+    if !(16..=1024).contains(&args.size) {
+        return Err(Error::argument("--size", "16 to 1024 pixels", args.size, ""));
+    }
+    let split = match args.split {
+        Which::Train => Split::Train,
+        Which::HeldOut => Split::HeldOut,
+        Which::Any => Split::Any,
+    };
+    let source = Source::new(args.size)?;
+    std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    let list = args.out.join("captions.jsonl");
+    check_place(&list)?;
+    let bar = bar(args.count as u64, "{bar:30} {pos}/{len} scenes, {eta} left");
+    let (mut lines, mut first) = (String::new(), Vec::new());
+    for i in 0..args.count {
+        let seed = args.seed.wrapping_add(i as u64);
+        let scene = source.scene(seed, split)?;
+        let file = format!("{i:05}.png");
+        let text = [("caption".to_owned(), scene.caption.clone())];
+        picture::write_png(args.out.join(&file), &scene.picture.to_tensor()?, &text)?;
+        let line = Line { file: &file, seed, caption: &scene.caption, truth: &scene.truth };
+        lines += &serde_json::to_string(&line).map_err(|e| Error::config(&list, e))?;
+        lines.push('\n');
+        if first.len() < ON_SHEET {
+            first.push(scene.picture);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let sheet = sheet(&first, 8, (128 / args.size).max(1))?.to_tensor()?;
+    picture::write_png(args.out.join("sheet.png"), &sheet, &[])?;
+    write(&list, &lines)?;
+    println!("{} scenes in {}", args.count, args.out.display());
+    Ok(())
+}
+
+/// Whole or not at all.
+fn write(path: &std::path::Path, text: &str) -> Result<()> {
+    let beside = path.with_extension("jsonl.part");
+    std::fs::write(&beside, text)
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|e| Error::io(path, e))
+}

@@ -1,0 +1,45 @@
+//! `diffuscope schedule`: the noise of a model over its timesteps.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use diffuscope::pipeline::{SchedulerConfig, tiny_folder};
+use diffuscope::plot::schedule_figure;
+use diffuscope::{Error, Result};
+
+use crate::out::check_place;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  diffuscope schedule
+  diffuscope schedule --model ~/stable-diffusion-v1-5 --out schedule.png")]
+pub struct Schedule {
+    /// A model: a folder with scheduler/scheduler_config.json [default: the embedded one]
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
+    /// The PNG file to write
+    #[arg(long, value_name = "FILE.png", default_value = "schedule.png")]
+    out: PathBuf,
+}
+
+pub fn run(args: Schedule) -> Result<()> {
+    if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+        return Err(Error::argument("--out", "FILE.png", args.out.display(), ""));
+    }
+    check_place(&args.out)?;
+    let folder = args.model.unwrap_or_else(tiny_folder);
+    let config = SchedulerConfig::open(folder.join("scheduler").join("scheduler_config.json"))?;
+    let schedule = config.schedule()?;
+    let (betas, bars, snr) = (schedule.betas(), schedule.alphas_cumprod(), schedule.snr());
+    let last = betas.len().saturating_sub(1);
+    println!("{:>6} {:>12} {:>15} {:>12}", "t", "beta", "alphas_cumprod", "SNR");
+    let mut shown: Vec<usize> = (0..=10).map(|i| i * last / 10).collect();
+    shown.dedup();
+    for t in shown {
+        println!("{t:>6} {:>12.6} {:>15.6} {:>12.6}", betas[t], bars[t], snr[t]);
+    }
+    schedule_figure(&[("", &schedule)])?.save(&args.out)?;
+    println!("{}", args.out.display());
+    Ok(())
+}
