@@ -41,7 +41,7 @@ enum Command {
     Scenes(scenes::Scenes),
     /// Train a small Stable Diffusion of your own on scenes
     #[command(subcommand)]
-    Train(train::Train),
+    Train(Box<train::Train>),
     /// Say what the networks would run on, and why
     Device(device::Device),
 }
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(*args),
         Command::Schedule(args) => schedule::run(args),
         Command::Scenes(args) => scenes::run(args),
-        Command::Train(command) => train::run(command),
+        Command::Train(command) => train::run(*command),
         Command::Device(args) => device::run(args),
     }));
     let message = match done {
