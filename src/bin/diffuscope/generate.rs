@@ -44,7 +44,7 @@ pub struct Generate {
         value_name = "W[,W...]",
         value_delimiter = ',',
         default_value = "5",
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     guidance: Vec<f64>,
     /// Fresh noise in every step of ddim: 0 none, 1 as much as ddpm
@@ -343,6 +343,7 @@ fn sheet(args: &Generate, drawn: &[Drawn], settings: &Texts) -> Result<Sheet> {
             .collect();
         let labels = drawn[..per_scale].iter().map(|one| match one_prompt {
             true => format!("seed {}", one.seed),
+            false if one.prompt.trim().is_empty() => format!("(no text), seed {}", one.seed),
             false => format!("{}, seed {}", one.prompt, one.seed),
         });
         let columns = args.guidance.iter().map(|scale| format!("guidance {scale}"));
@@ -358,6 +359,7 @@ fn sheet(args: &Generate, drawn: &[Drawn], settings: &Texts) -> Result<Sheet> {
         drawn.chunks(columns.min(COLUMNS)).map(|row| row.iter().map(image).collect()).collect();
     let captions = drawn.iter().map(|one| match one_prompt {
         true => format!("seed {}", one.seed),
+        false if one.prompt.trim().is_empty() => format!("(no text), seed {}", one.seed),
         false => format!("{}, seed {}", one.prompt, one.seed),
     });
     Ok(plot::sheet(&rows)?.captions(captions)?.title(title).note(note))

@@ -1,0 +1,235 @@
+//! What the command-line program does with good and with bad input.
+#![cfg(feature = "cli")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use diffuscope::picture::{read, read_png_text};
+use diffuscope::pipeline::tiny_folder;
+use diffuscope::trace::Trace;
+use tempfile::TempDir;
+
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn run(folder: &Path, args: &[&str]) -> Ran {
+    let out = Command::new(env!("CARGO_BIN_EXE_diffuscope"))
+        .args(args)
+        .current_dir(folder)
+        .env("DIFFUSCOPE_DEVICE", "cpu")
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: out.status.code(), out: text(out.stdout), err: text(out.stderr) }
+}
+
+fn works(folder: &Path, args: &[&str]) -> Ran {
+    let ran = run(folder, args);
+    assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.err);
+    ran
+}
+
+/// The call fails with a message that holds `said`, without a panic, and leaves nothing behind.
+fn fails(folder: &Path, args: &[&str], said: &str) {
+    let before = names(folder);
+    let ran = run(folder, args);
+    assert!(matches!(ran.code, Some(1 | 2)), "{args:?}: {:?} {}", ran.code, ran.err);
+    assert!(ran.err.contains("error: ") && ran.err.contains(said), "{args:?}: {}", ran.err);
+    assert!(!ran.err.contains("panicked") && !ran.err.contains("cannot go on"), "{}", ran.err);
+    assert_eq!(names(folder), before, "{args:?}");
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|f| f.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|e| e.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A copy of the embedded model's folder that can be damaged.
+fn model(folder: &TempDir) -> PathBuf {
+    let model = folder.path().join("model");
+    copy(&tiny_folder(), &model);
+    model
+}
+
+#[test]
+fn arguments_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("no.png"), b"\x89PNG not a picture").unwrap();
+    fs::write(folder.path().join("file"), b"").unwrap();
+    for (args, said) in [
+        (&["--sampler", "dpm"][..], "expected ddim, ddpm or euler, got dpm"),
+        (&["--steps", "0"], "steps: expected 1 to"),
+        (&["--steps", "2000"], "got 2000"),
+        (&["--steps", "nan"], "--steps"),
+        (&["--width", "nan"], "--width"),
+        (&["--width", "-64"], "width: expected a multiple of"),
+        (&["--height", "65"], "height: expected a multiple of"),
+        (&["--width", "8192", "--height", "8192", "--count", "500"], "memory that is free"),
+        (&["--count", "0"], "--count"),
+        (&["--count", "99999999999"], "--count"),
+        (&["--guidance", ""], "--guidance"),
+        (&["--guidance", "nan"], "--guidance: expected finite numbers"),
+        (&["--guidance", "1,3", "--trace", "t.safetensors"], "one scale"),
+        (&["--eta", "1.5"], "--eta"),
+        (&["--eta", "0.5", "--sampler", "euler"], "euler has no eta"),
+        (&["--strength", "0.5"], "--init"),
+        (&["--init", "no.png", "--strength", "1.5"], "--strength"),
+        (&["--init", "no.png", "--strength", "nan"], "--strength"),
+        (&["--init", "no.png", "--strength", "0.5"], "no.png"),
+        (&["--init", "none.png", "--strength", "0.5"], "none.png"),
+        (&["--initial-latents", "no.png"], "safetensors"),
+        (&["--device", "abacus"], "abacus"),
+        (&["--model", "."], "model_index.json"),
+        (&["--out", "none/a.png"], "none/a.png"),
+        (&["--out", "file/a.png"], "file/a.png"),
+        (&["--out", "file/folder/"], "file/folder"),
+        (&["--out", "a.jpg"], "PNG"),
+        (&["--trace", "none/t.safetensors"], "none/t.safetensors"),
+    ] {
+        fails(folder.path(), &[&["generate", "a cat"], args].concat(), said);
+    }
+    fails(folder.path(), &["generate"], "PROMPT");
+    fails(folder.path(), &["scenes", "--count", "0", "--out", "s"], "--count");
+    fails(folder.path(), &["schedule", "--out", "none/s.png"], "none/s.png");
+}
+
+#[test]
+fn damaged_models_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(&folder);
+    let generate = ["generate", "a cat", "--steps", "1", "--model", "model"];
+    let damage = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>, said: &str| {
+        let path = model.join(name);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, change(whole.clone())).unwrap();
+        fails(folder.path(), &generate, said);
+        fs::write(&path, whole).unwrap();
+    };
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    damage(weights, &|w| w[..w.len() / 2].to_vec(), "not a whole safetensors file");
+    damage(weights, &|_| Vec::new(), "too short");
+    let flipped = |mut w: Vec<u8>| {
+        let at = w.len() - 1000;
+        w[at] ^= 16;
+        w
+    };
+    damage(weights, &flipped, "checksum");
+    let replaced = |name: &str, from: &str, to: &str, said: &str| {
+        let change = |text: Vec<u8>| {
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains(from), "{name} has no {from}");
+            text.replace(from, to).into_bytes()
+        };
+        damage(name, &change, said);
+    };
+    let unet = "unet/config.json";
+    replaced(unet, "\"cross_attention_dim\"", "\"other\"", "cross_attention_dim");
+    replaced(unet, "{", "", "config.json");
+    replaced("vae/config.json", "\"block_out_channels\"", "\"other\"", "block_out_channels");
+    for (key, value) in [("cross_attention_dim", "-8"), ("cross_attention_dim", "999999999999")] {
+        let text = fs::read_to_string(model.join(unet)).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config[key] = serde_json::from_str(value).unwrap();
+        damage(unet, &|_| config.to_string().into_bytes(), "unet");
+    }
+    let text = fs::read_to_string(model.join("text_encoder/config.json")).unwrap();
+    for heads in [0, -4, 7] {
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["num_attention_heads"] = heads.into();
+        let change = |_| config.to_string().into_bytes();
+        damage("text_encoder/config.json", &change, "text_encoder");
+    }
+    fs::remove_file(model.join(weights)).unwrap();
+    fails(folder.path(), &generate, "holds no diffusion_pytorch_model.safetensors");
+}
+
+#[test]
+fn pictures_carry_their_settings_and_a_trace_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let prompts = ["generate", "a cat", "a dog", "--steps", "2", "--seed", "7"];
+    let args = ["--out", "many", "--trace", "t.safetensors", "--sampler", "euler"];
+    let ran = works(folder.path(), &[&prompts[..], &args].concat());
+    let made = ["000-a-cat-seed-7.png", "001-a-dog-seed-8.png", "sheet.png"];
+    assert_eq!(names(&at("many")), made);
+    assert_eq!(ran.out.lines().count(), 4, "{}", ran.out);
+    let texts = read_png_text(at("many").join(made[1])).unwrap();
+    for (key, value) in [
+        ("prompt", "a dog"),
+        ("seed", "8"),
+        ("sampler", "euler"),
+        ("num_inference_steps", "2"),
+        ("guidance_scale", "5"),
+        ("dtype", "f32"),
+    ] {
+        assert!(texts.contains(&(key.into(), value.into())), "{key}: {texts:?}");
+    }
+    let trace = Trace::load(at("t.safetensors")).unwrap();
+    assert_eq!((trace.len(), trace.latents.size()[0]), (2, 2));
+
+    // The trace's final latents are no start for one picture, but they are for two.
+    let again = ["--initial-latents", "t.safetensors", "--out", "again.png"];
+    works(folder.path(), &[&prompts[..], &again].concat());
+    fails(
+        folder.path(),
+        &["generate", "a cat", "--initial-latents", "t.safetensors"],
+        "initial latents",
+    );
+
+    // Strength 0 is the picture, as the autoencoder gives it back.
+    let cat = format!("many/{}", made[0]);
+    let init = ["generate", "x", "--init", &cat, "--strength", "0", "--out", "back.png"];
+    works(folder.path(), &init);
+    let (a, b) = (read(at(&cat), 64, 64).unwrap(), read(at("back.png"), 64, 64).unwrap());
+    let far = (a - b).abs().mean(tch::Kind::Float).double_value(&[]);
+    assert!(far < 0.2, "{far}");
+}
+
+#[test]
+fn any_text_is_a_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "word ".repeat(5000);
+    let odd = "\u{1f600} \u{7}\u{1b}[31m\n tab\t";
+    let args = ["generate", "", &long, odd, "--steps", "1", "--out", "all.png"];
+    let ran = works(folder.path(), &args);
+    assert!(ran.err.contains("warning: the prompt is longer than 75 tokens"), "{}", ran.err);
+    assert_eq!(names(folder.path()), ["all.png"]);
+}
+
+#[test]
+fn guidance_scales_make_one_sheet_and_scenes_have_captions() {
+    let folder = tempfile::tempdir().unwrap();
+    works(folder.path(), &["generate", "a cat", "--steps", "1", "--guidance", "-1,0,7.5"]);
+    assert_eq!(names(folder.path()), ["diffuscope-a-cat.png"]);
+    let texts = read_png_text(folder.path().join("diffuscope-a-cat.png")).unwrap();
+    assert!(texts.contains(&("guidance_scales".into(), "-1, 0, 7.5".into())), "{texts:?}");
+    works(folder.path(), &["scenes", "--count", "3", "--out", "s"]);
+    let made = ["00000.png", "00001.png", "00002.png", "captions.jsonl", "sheet.png"];
+    assert_eq!(names(&folder.path().join("s")), made);
+    let lines = fs::read_to_string(folder.path().join("s/captions.jsonl")).unwrap();
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["caption"].is_string() && line["truth"].is_object());
+    }
+    works(folder.path(), &["schedule", "--out", "schedule.png"]);
+}
