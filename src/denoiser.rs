@@ -11,7 +11,7 @@ pub trait Denoiser {
     /// The prediction for `x_t` at `t`.
     ///
     /// # Shapes
-    /// `x_t` [B, ...]; `t` [B] or one number; `context` [B, tokens, width] where the model has one;
+    /// `x_t` [B, ...]; `t` `[B]` or one number; `context` [B, tokens, width] where the model has one;
     /// returns what `x_t` is.
     /// # Errors
     /// Shapes that the model does not take.

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Shapes
-/// `x_0`, `noise` [B, ...]; `t` [B] int64, or one number for all; returns [B, ...]
+/// `x_0`, `noise` [B, ...]; `t` `[B]` int64, or one number for all; returns [B, ...]
 /// # Errors
 /// `t` outside `0..num_train_timesteps`; shapes that differ.
 ///

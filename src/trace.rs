@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// A generation, step by step. N steps, B pictures.
 #[derive(Debug)]
 pub struct Trace {
-    /// [N] f32: what the model was told.
+    /// `[N]` f32: what the model was told.
     pub timesteps: Tensor,
     /// [N, B, 4, h, w]: the sample that each step started from.
     pub x_t: Tensor,

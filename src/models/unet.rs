@@ -517,7 +517,7 @@ impl UNet {
     /// What the network was trained to predict (its noise, or v) of a noisy sample.
     ///
     /// # Shapes
-    /// `sample` [B, in_channels, h, w]; `timestep` [B] or one number; `context`
+    /// `sample` [B, in_channels, h, w]; `timestep` `[B]` or one number; `context`
     /// [B, tokens, cross_attention_dim]; returns [B, out_channels, h, w] in the sample's dtype.
     /// # Errors
     /// Other shapes.
@@ -622,7 +622,7 @@ impl UNet {
 /// ```
 ///
 /// # Shapes
-/// `t` [B]; returns [B, width] in f32. `flip_sin_to_cos`: the cosines come first, as in Stable
+/// `t` `[B]`; returns [B, width] in f32. `flip_sin_to_cos`: the cosines come first, as in Stable
 /// Diffusion.
 pub fn timestep_embedding(t: &Tensor, width: i64, flip_sin_to_cos: bool, shift: f64) -> Tensor {
     let half = width / 2;
