@@ -8,6 +8,8 @@ use std::process::Command;
 use diffuscope::picture::{read, read_png_text};
 use diffuscope::pipeline::tiny_folder;
 use diffuscope::trace::Trace;
+use diffuscope::weights::{TensorFile, write_tensors};
+use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
 struct Ran {
@@ -108,6 +110,13 @@ fn arguments_that_cannot_be_are_refused() {
     ] {
         fails(folder.path(), &[&["generate", "a cat"], args].concat(), said);
     }
+    // Nobody can make a file there, not even root.
+    if cfg!(target_os = "linux") {
+        fails(folder.path(), &["generate", "a cat", "--out", "/proc/a.png"], "/proc/a.png");
+        fails(folder.path(), &["generate", "a cat", "--out", "/proc/new/"], "/proc/new");
+        let trained = ["train", "vae", "--steps", "1", "--scenes", "1", "--size", "16"];
+        fails(folder.path(), &[&trained[..], &["--out", "/proc/new"]].concat(), "/proc/new");
+    }
     fails(folder.path(), &["generate"], "PROMPT");
     fails(folder.path(), &["scenes", "--count", "0", "--out", "s"], "--count");
     fails(folder.path(), &["schedule", "--out", "none/s.png"], "none/s.png");
@@ -164,6 +173,38 @@ fn damaged_models_are_refused() {
 }
 
 #[test]
+fn weights_that_do_not_fit_the_configuration_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(&folder);
+    let path = model.join("vae/diffusion_pytorch_model.safetensors");
+    let whole: Vec<(String, Tensor)> = {
+        let file = TensorFile::open(&path).unwrap();
+        file.names().map(|name| (name.to_owned(), file.tensor(name).unwrap())).collect()
+    };
+    let name = "decoder.conv_in.bias";
+    type Change = fn(&mut Vec<(String, Tensor)>, usize);
+    for (change, said) in [
+        (
+            (|all, i| all[i].1 = Tensor::zeros([5], (Kind::Half, Device::Cpu))) as Change,
+            "decoder.conv_in.bias should be",
+        ),
+        (|all, i| drop(all.remove(i)), "decoder.conv_in.bias [96] is missing"),
+        (
+            |all, i| all.push(("decoder.other".into(), all[i].1.shallow_clone())),
+            "decoder.other is not part of the configured network",
+        ),
+        (|all, i| all[i].1 = &all[i].1 * f64::NAN, "not finite"),
+    ] {
+        let mut tensors: Vec<_> =
+            whole.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect();
+        let i = tensors.iter().position(|(n, _)| n == name).unwrap();
+        change(&mut tensors, i);
+        write_tensors(&path, &tensors, &[]).unwrap();
+        fails(folder.path(), &["generate", "a cat", "--steps", "1", "--model", "model"], said);
+    }
+}
+
+#[test]
 fn pictures_carry_their_settings_and_a_trace_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -201,7 +242,7 @@ fn pictures_carry_their_settings_and_a_trace_is_whole() {
     let init = ["generate", "x", "--init", &cat, "--strength", "0", "--out", "back.png"];
     works(folder.path(), &init);
     let (a, b) = (read(at(&cat), 64, 64).unwrap(), read(at("back.png"), 64, 64).unwrap());
-    let far = (a - b).abs().mean(tch::Kind::Float).double_value(&[]);
+    let far = (a - b).abs().mean(Kind::Float).double_value(&[]);
     assert!(far < 0.2, "{far}");
 }
 

@@ -63,3 +63,25 @@ fn a_checkpoint_of_other_settings_is_refused() {
     assert!(said.contains("checkpoint's settings"), "{said}");
     assert!(train(folder.path(), &[]).status().unwrap().success());
 }
+
+#[test]
+fn a_trained_network_can_be_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    assert!(train(&first, &[]).status().unwrap().success());
+    let model = first.join("model");
+    let from = ["--from", model.to_str().unwrap()];
+    assert!(train(&second, &[&from[..], &["--stop-at", "1"]].concat()).status().unwrap().success());
+    let loss = |out: &Path, line: usize| -> f64 {
+        let text = read(&out.join("loss.csv"));
+        text.lines().nth(line).unwrap().split(',').nth(1).unwrap().parse().unwrap()
+    };
+    let (fresh, went_on, last) = (loss(&first, 1), loss(&second, 1), loss(&first, 14));
+    assert!(went_on < fresh.midpoint(last), "{fresh} to {last}, then {went_on}");
+
+    let other = [&from[..], &["--widths", "8,24"]].concat();
+    let out = folder.path().join("third");
+    let output = train(&out, &other).stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("as the network to be trained"), "{said}");
+}

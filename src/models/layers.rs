@@ -1,9 +1,9 @@
 //! The layers that all three networks are made of.
 
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::weights::{Init, Params};
+use crate::weights::{Init, Params, channels_last};
 
 /// `y = x W^T + b`
 pub(super) struct Linear {
@@ -74,7 +74,19 @@ impl GroupNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+        let norm = |x: &Tensor, weight: &Tensor, bias: &Tensor| {
+            x.group_norm(self.groups, Some(weight), Some(bias), self.eps, true)
+        };
+        if !(x.kind() == Kind::BFloat16 && x.requires_grad() && x.device() == Device::Cpu) {
+            return norm(x, &self.weight, &self.bias);
+        }
+        // libtorch's gradient for bf16 in channels-last order takes up to ten times as long as in
+        // plain order. Reordering a large picture costs more than computing it in f32.
+        if x.size()[2] * x.size()[3] <= 256 {
+            return channels_last(&norm(&x.contiguous(), &self.weight, &self.bias));
+        }
+        let [x, weight, bias] = [x, &self.weight, &self.bias].map(|t| t.to_kind(Kind::Float));
+        norm(&x, &weight, &bias).to_kind(Kind::BFloat16)
     }
 }
 

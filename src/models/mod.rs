@@ -1,6 +1,8 @@
 //! Stable Diffusion's three networks, built from diffusers' JSON configurations.
 
 pub mod clip;
+#[cfg(feature = "scenes")]
+pub mod judge;
 mod layers;
 pub mod unet;
 pub mod vae;

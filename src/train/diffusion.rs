@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use serde_json::json;
-use tch::{Device, Kind, Reduction, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
+use super::run::begin_from;
 use super::vae::{write_component, write_sheet};
 use super::{Optimizer, Progress, Settings, Task, run};
 use crate::forward::add_noise;
@@ -86,15 +87,41 @@ impl Captioned {
     }
 }
 
-/// `L = || eps - eps_theta(x_t, t, c) ||^2`; Ho et al. 2020, eq. 14.
+/// `L = || eps - eps_theta(x_t, t, c) ||^2`, averaged over all numbers of a sample; Ho et al. 2020, eq. 14.
 ///
+/// # Shapes
+/// `noise_pred`, `noise` [B, ...]; returns `[B]` in f32.
 /// # Errors
 /// Shapes that differ.
 pub fn denoising_loss(noise_pred: &Tensor, noise: &Tensor) -> Result<Tensor> {
     if noise_pred.size() != noise.size() {
         return Err(Error::shape("noise_pred", format!("{:?}", noise.size()), &noise_pred.size()));
     }
-    Ok(noise_pred.to_kind(Kind::Float).mse_loss(&noise.to_kind(Kind::Float), Reduction::Mean))
+    let wide = |x: &Tensor| x.to_kind(Kind::Float);
+    Ok((wide(noise_pred) - wide(noise)).square().flatten(1, -1).mean_dim(-1, false, Kind::Float))
+}
+
+/// What each timestep's loss is multiplied with, so that those at which hardly any noise is left do not
+/// take all of the network's strength.
+///
+/// ```text
+/// w_t = min(SNR_t, gamma) / SNR_t      Hang et al. 2023, section 3.4, for a prediction of the noise
+/// ```
+///
+/// # Shapes
+/// `t` `[B]` int64; returns `[B]` in f32.
+/// # Errors
+/// `gamma` that is not above 0; `t` outside `0..num_train_timesteps`.
+pub fn min_snr_weight(s: &Schedule, t: &Tensor, gamma: f64) -> Result<Tensor> {
+    if !(gamma.is_finite() && gamma > 0.) {
+        return Err(Error::argument("min-SNR gamma", "above 0", gamma, ""));
+    }
+    let all: Vec<f32> = s.snr().into_iter().map(|snr| (snr.min(gamma) / snr) as f32).collect();
+    let total = all.len() as i64;
+    if t.numel() == 0 || t.min().int64_value(&[]) < 0 || t.max().int64_value(&[]) >= total {
+        return Err(Error::argument("t", format!("timesteps in 0..{total}"), "others", ""));
+    }
+    Ok(Tensor::from_slice(&all).index_select(0, &t.to_device(Device::Cpu)))
 }
 
 /// The part of the vocabulary that the captions use. Only its rows of the token embedding are
@@ -142,6 +169,8 @@ pub struct Recipe {
     pub unet: UNetConfig,
     /// The share of captions that are dropped, so that guidance has an unconditional prediction.
     pub caption_dropout: f64,
+    /// The gamma of [`min_snr_weight`]; without it all timesteps weigh the same.
+    pub min_snr: Option<f64>,
     /// Prompts of the sample sheets.
     pub prompts: Vec<String>,
     /// The guidance scale of the sample sheets.
@@ -183,7 +212,12 @@ impl Task for Denoising<'_> {
         let x_t = add_noise(&self.schedule, &t, &x_0, &noise)?;
         let context = self.text_encoder.encode(&ids)?;
         let noise_pred = self.unet.forward(&x_t, &t, &context)?;
-        Ok((denoising_loss(&noise_pred, &noise.to_device(noise_pred.device()))?, Vec::new()))
+        let loss = denoising_loss(&noise_pred, &noise.to_device(noise_pred.device()))?;
+        let plain = loss.mean(Kind::Float);
+        let Some(gamma) = self.recipe.min_snr else { return Ok((plain, Vec::new())) };
+        let weight = min_snr_weight(&self.schedule, &t, gamma)?.to_device(loss.device());
+        let parts = vec![("unweighted", plain.double_value(&[]))];
+        Ok(((loss * weight).mean(Kind::Float), parts))
     }
 
     /// One picture a prompt, always from the same noise: 20 guided DDIM steps.
@@ -338,6 +372,10 @@ pub fn train_diffusion(
         let text = TextEncoder::new(&(&params / "text"), &text)?;
         Ok((text, UNet::new(&(&params / "unet"), &recipe.unet)?))
     })?;
+    if let Some(folder) = &settings.from {
+        begin_from(&params, "text.", &folder.join("text_encoder"), Some(&vocabulary.ids))?;
+        begin_from(&params, "unet.", &folder.join("unet"), None)?;
+    }
     let prompts = match prompts.as_slice() {
         [] => Tensor::zeros([0, 77], (Kind::Int64, Device::Cpu)),
         all => vocabulary.renumber(&Tensor::cat(all, 0)),
@@ -357,4 +395,25 @@ pub fn train_diffusion(
         from: [tokenizer_folder, vae_folder],
     };
     run(&params, settings, &task, progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weight_is_one_until_the_signal_is_gamma_times_the_noise() -> Result<()> {
+        let s = Schedule::stable_diffusion();
+        let t: Vec<i64> = vec![0, 100, 999];
+        let weight = Vec::<f32>::try_from(min_snr_weight(&s, &Tensor::from_slice(&t), 5.)?)?;
+        for (t, weight) in t.into_iter().zip(weight) {
+            let a = s.alphas_cumprod()[t as usize];
+            let snr = a / (1. - a);
+            assert!((f64::from(weight) - (5. / snr).min(1.)).abs() < 1e-6, "t {t}: {weight}");
+        }
+        for (t, gamma) in [(1000, 5.), (-1, 5.), (0, 0.), (0, f64::NAN)] {
+            assert!(min_snr_weight(&s, &Tensor::from_slice(&[t as i64]), gamma).is_err());
+        }
+        Ok(())
+    }
 }

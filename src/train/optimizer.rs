@@ -1,12 +1,12 @@
-//! AdamW with f32 master weights, and their moving average.
+//! AdamW and Muon with f32 master weights, and their moving average.
 
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{Error, Result};
 
-/// AdamW's own numbers.
+/// How a step is taken.
 #[derive(Debug, Clone, Copy)]
-pub struct AdamW {
+pub struct OptimizerConfig {
     /// How fast the mean of the gradients forgets.
     pub beta1: f64,
     /// How fast the mean of their squares forgets.
@@ -19,9 +19,35 @@ pub struct AdamW {
     pub max_grad_norm: f64,
     /// How slowly the moving average follows, in the long run.
     pub ema_decay: f64,
+    /// Step the matrices and convolutions between the first and the last layer by Muon, which learns as
+    /// much in fewer steps, and only the rest by AdamW.
+    pub muon: bool,
 }
 
-impl Default for AdamW {
+/// How fast Muon's mean of the gradients forgets.
+const MOMENTUM: f64 = 0.95;
+
+/// The nearest semi-orthogonal matrix, about: five Newton-Schulz iterations, which bring every singular
+/// value of `x` [m, n] near 1.
+///
+/// ```text
+/// X = G / |G|      five times: A = X X^T,  X = 3.4445 X + (-4.7750 A + 2.0315 A A) X
+/// ```
+/// Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+pub fn orthogonal(gradient: &Tensor) -> Tensor {
+    let tall = gradient.size()[0] > gradient.size()[1];
+    let wide = |x: &Tensor| if tall { x.transpose(0, 1) } else { x.shallow_clone() };
+    let mut x = wide(gradient).to_kind(Kind::BFloat16);
+    x /= x.norm().to_kind(Kind::BFloat16) + 1e-7;
+    for _ in 0..5 {
+        let a = x.matmul(&x.transpose(0, 1));
+        let b = &a * -4.7750 + a.matmul(&a) * 2.0315;
+        x = &x * 3.4445 + b.matmul(&x);
+    }
+    wide(&x).to_kind(gradient.kind())
+}
+
+impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             beta1: 0.9,
@@ -30,6 +56,7 @@ impl Default for AdamW {
             weight_decay: 0.01,
             max_grad_norm: 1.,
             ema_decay: 0.999,
+            muon: false,
         }
     }
 }
@@ -52,11 +79,21 @@ impl Slot {
     fn parts(&self) -> [&Tensor; 4] {
         [&self.master, &self.mean, &self.square, &self.ema]
     }
+
+    /// A matrix or a convolution, no table of vectors.
+    fn decays(&self) -> bool {
+        self.master.dim() > 1 && !self.name.contains("embedding.weight")
+    }
+
+    /// Whether Muon can step it.
+    fn is_inner(&self) -> bool {
+        self.decays() && !["conv_in.", "conv_out."].iter().any(|edge| self.name.contains(edge))
+    }
 }
 
 /// The state of a training: everything that a step changes.
 pub struct Optimizer {
-    settings: AdamW,
+    config: OptimizerConfig,
     slots: Vec<Slot>,
     /// The number of steps taken.
     pub step: u64,
@@ -64,7 +101,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// Starts from the network's tensors as they are.
-    pub fn new(variables: Vec<(String, Tensor)>, settings: AdamW) -> Self {
+    pub fn new(variables: Vec<(String, Tensor)>, config: OptimizerConfig) -> Self {
         let slot = |(name, variable): (String, Tensor)| {
             let master = variable.detach().to_kind(Kind::Float).copy();
             Slot {
@@ -76,7 +113,7 @@ impl Optimizer {
                 variable,
             }
         };
-        Self { settings, slots: variables.into_iter().map(slot).collect(), step: 0 }
+        Self { config, slots: variables.into_iter().map(slot).collect(), step: 0 }
     }
 
     /// One step on the gradients of `loss`; returns their norm.
@@ -85,7 +122,13 @@ impl Optimizer {
     /// m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2
     /// w = w - rate (m / (1 - b1^k) / (sqrt(v / (1 - b2^k)) + eps) + weight_decay w)
     /// ```
-    /// Loshchilov & Hutter 2019, algorithm 2.
+    /// Loshchilov & Hutter 2019, algorithm 2. A matrix w [m, n] that Muon steps:
+    ///
+    /// ```text
+    /// m = b m + (1 - b) g      w = w - rate (0.2 sqrt(max(m, n)) orthogonal(b m + (1 - b) g) + weight_decay w)
+    /// ```
+    /// Jordan et al. 2024; the factor is Liu et al. 2025, "Muon is scalable for LLM training", eq. 4: with it
+    /// both step equally far.
     ///
     /// # Errors
     /// A loss or a gradient that is not finite: the training has diverged.
@@ -99,7 +142,8 @@ impl Optimizer {
     }
 
     fn update(&mut self, learning_rate: f64) -> Result<f64> {
-        let AdamW { beta1, beta2, eps, weight_decay, max_grad_norm, ema_decay } = self.settings;
+        let OptimizerConfig { beta1, beta2, eps, weight_decay, max_grad_norm, ema_decay, muon } =
+            self.config;
         let grads: Vec<Option<Tensor>> = self
             .slots
             .iter()
@@ -125,14 +169,22 @@ impl Optimizer {
         for (slot, grad) in self.slots.iter_mut().zip(grads) {
             let Some(grad) = grad else { continue };
             let grad = grad * clip;
-            let _ = slot.mean.lerp_(&grad, 1. - beta1);
-            slot.square *= beta2;
-            let _ = slot.square.addcmul_(&grad, &(&grad * (1. - beta2)));
-            let spread = (&slot.square / square_bias).sqrt_() + eps;
-            if slot.master.dim() > 1 && !slot.name.contains("embedding.weight") {
+            if slot.decays() {
                 slot.master *= 1. - learning_rate * weight_decay;
             }
-            let _ = slot.master.addcdiv_(&(&slot.mean * (-learning_rate / mean_bias)), &spread);
+            if muon && slot.is_inner() {
+                let _ = slot.mean.lerp_(&grad, 1. - MOMENTUM);
+                let ahead = slot.mean.lerp(&grad, 1. - MOMENTUM).flatten(1, -1);
+                let longer = ahead.size().into_iter().max().unwrap_or(1) as f64;
+                let rate = learning_rate * 0.2 * longer.sqrt();
+                slot.master -= orthogonal(&ahead).view_as(&slot.master) * rate;
+            } else {
+                let _ = slot.mean.lerp_(&grad, 1. - beta1);
+                slot.square *= beta2;
+                let _ = slot.square.addcmul_(&grad, &(&grad * (1. - beta2)));
+                let spread = (&slot.square / square_bias).sqrt_() + eps;
+                let _ = slot.master.addcdiv_(&(&slot.mean * (-learning_rate / mean_bias)), &spread);
+            }
             let _ = slot.ema.lerp_(&slot.master, follow);
             slot.variable.detach().copy_(&slot.master);
         }
@@ -193,11 +245,12 @@ impl Optimizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::standard_normal;
 
     #[test]
     fn the_first_steps_are_those_of_the_equation() -> Result<()> {
         let w = Tensor::from_slice(&[1f32, -2.]).view([1, 2]).set_requires_grad(true);
-        let settings = AdamW { max_grad_norm: 1e9, ..AdamW::default() };
+        let settings = OptimizerConfig { max_grad_norm: 1e9, ..OptimizerConfig::default() };
         let mut optimizer = Optimizer::new(vec![("w".into(), w.shallow_clone())], settings);
         let (mut x, mut m, mut v) = ([1f64, -2.], [0f64; 2], [0f64; 2]);
         for k in 1..=5 {
@@ -215,9 +268,49 @@ mod tests {
     }
 
     #[test]
+    fn orthogonal_brings_the_singular_values_near_one_and_keeps_the_vectors() {
+        for size in [[12, 40], [40, 12]] {
+            let gradient = standard_normal(&size, 1).unwrap() * 7.;
+            let (u, _, v) = gradient.svd(true, true);
+            let inner = u.transpose(0, 1).matmul(&orthogonal(&gradient)).matmul(&v);
+            let values = inner.diagonal(0, 0, 1);
+            let (low, high) = (values.min().double_value(&[]), values.max().double_value(&[]));
+            assert!(low > 0.6 && high < 1.3, "{size:?}: {low} to {high}");
+            let rest = (&inner - values.diag(0)).abs().max().double_value(&[]);
+            assert!(rest < 0.05, "{size:?}: {rest}");
+        }
+    }
+
+    #[test]
+    fn muon_steps_inner_matrices_alone() -> Result<()> {
+        let moved = |muon| -> Result<Vec<f64>> {
+            let names = ["conv_in.weight", "inner.weight", "inner.bias"];
+            let shapes = [vec![3, 4, 1, 1], vec![3, 4], vec![4]];
+            let tensors: Vec<Tensor> = shapes
+                .iter()
+                .map(|shape| Ok(standard_normal(shape, 2)?.set_requires_grad(true)))
+                .collect::<Result<_>>()?;
+            let named = names.iter().zip(&tensors).map(|(n, t)| (n.to_string(), t.shallow_clone()));
+            let config = OptimizerConfig { muon, weight_decay: 0., ..OptimizerConfig::default() };
+            let mut optimizer = Optimizer::new(named.collect(), config);
+            let before: Vec<Tensor> = tensors.iter().map(Tensor::copy).collect();
+            let loss = tensors.iter().map(|t| t.square().sum(Kind::Float)).sum::<Tensor>();
+            optimizer.minimize(&loss, 0.1)?;
+            let far = |(a, b): (&Tensor, &Tensor)| (a - b).norm().double_value(&[]);
+            Ok(tensors.iter().zip(&before).map(far).collect())
+        };
+        let (adamw, muon) = (moved(false)?, moved(true)?);
+        assert_eq!((adamw[0], adamw[2]), (muon[0], muon[2]));
+        // Three singular values of about 1, times 0.1 * 0.2 * sqrt(4).
+        assert!((muon[1] / (3f64.sqrt() * 0.04) - 1.).abs() < 0.3, "{muon:?}");
+        Ok(())
+    }
+
+    #[test]
     fn a_gradient_that_is_not_finite_is_an_error() {
         let w = Tensor::from_slice(&[0f32]).set_requires_grad(true);
-        let mut optimizer = Optimizer::new(vec![("w".into(), w.shallow_clone())], AdamW::default());
+        let mut optimizer =
+            Optimizer::new(vec![("w".into(), w.shallow_clone())], OptimizerConfig::default());
         assert!(optimizer.minimize(&w.sqrt().sum(Kind::Float), 0.1).is_err());
     }
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 
-use super::{AdamW, Optimizer};
-use crate::weights::{Params, TensorFile, write_tensors};
+use super::{Optimizer, OptimizerConfig};
+use crate::weights::{Params, TensorFile, weight_files, write_tensors};
 use crate::{Error, Result};
 
 /// How long, how fast and where a network is trained.
@@ -35,8 +35,10 @@ pub struct Settings {
     pub sheet_every: u64,
     /// Stop, with a checkpoint, after this step although the training is longer.
     pub stop_at: Option<u64>,
-    /// The optimiser's numbers.
-    pub adamw: AdamW,
+    /// Begin with the networks of this diffusers folder, and not with fresh ones. A checkpoint goes before.
+    pub from: Option<PathBuf>,
+    /// How a step is taken.
+    pub optimizer: OptimizerConfig,
 }
 
 impl Settings {
@@ -106,6 +108,7 @@ struct Mark {
     seed: i64,
     batch: i64,
     learning_rate: f64,
+    muon: bool,
 }
 
 const MARK: &str = "training";
@@ -123,7 +126,7 @@ pub fn run(
     settings.check()?;
     let out = &settings.out;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    let mut optimizer = Optimizer::new(params.variables(), settings.adamw);
+    let mut optimizer = Optimizer::new(params.variables(), settings.optimizer);
     let checkpoint = out.join("checkpoint.safetensors");
     if checkpoint.is_file() {
         resume(&mut optimizer, &checkpoint, settings)?;
@@ -165,10 +168,47 @@ pub fn run(
     Ok(())
 }
 
+/// Gives the network below `prefix` the weights of a component's folder; of a token embedding it takes the
+/// rows that are trained.
+///
+/// # Errors
+/// Weights that cannot be read, that lack a tensor or have one of another shape.
+pub(super) fn begin_from(
+    params: &Params,
+    prefix: &str,
+    folder: &Path,
+    rows: Option<&[i64]>,
+) -> Result<()> {
+    let files: Vec<TensorFile> =
+        weight_files(folder)?.iter().map(TensorFile::open).collect::<Result<_>>()?;
+    for (name, variable) in params.variables() {
+        let Some(name) = name.strip_prefix(prefix) else { continue };
+        let wrong = |got: String| {
+            let expected = format!("{name} {:?}, as the network to be trained", variable.size());
+            let todo = "give the options that it was trained with";
+            Error::argument(folder.display().to_string(), expected, got, todo)
+        };
+        let file = files.iter().find(|file| file.shape(name).is_some());
+        let mut tensor = file.ok_or_else(|| wrong("none".into()))?.tensor(name)?;
+        if let (Some(rows), true) = (rows, name.contains("token_embedding")) {
+            if rows.last().is_some_and(|&last| last >= tensor.size()[0]) {
+                return Err(wrong(format!("{:?}", tensor.size())));
+            }
+            tensor = tensor.index_select(0, &Tensor::from_slice(rows));
+        }
+        if tensor.size() != variable.size() {
+            return Err(wrong(format!("{:?}", tensor.size())));
+        }
+        no_grad(|| variable.detach().copy_(&tensor));
+    }
+    Ok(())
+}
+
 impl Settings {
     fn mark(&self, step: u64) -> Mark {
-        let Self { seed, batch, learning_rate, .. } = *self;
-        Mark { step, seed, batch, learning_rate }
+        let Self { seed, batch, learning_rate, optimizer: OptimizerConfig { muon, .. }, .. } =
+            *self;
+        Mark { step, seed, batch, learning_rate, muon }
     }
 }
 

@@ -110,23 +110,24 @@ impl Scenes {
     /// None with the fixed list; a list that leaves nothing to draw.
     pub fn scene(&self, seed: u64, split: Split) -> Result<Scene> {
         let mut random = Random::new(seed);
-        let (caption, truth) = self.say(&mut random, split)?;
+        let (caption, truth, _) = self.say(&mut random, split)?;
         let picture = self.render(&truth, random.next())?;
         Ok(Scene { caption, truth, picture })
     }
 
-    /// The caption and the truth of the scene of a seed, without the picture.
+    /// The caption and the truth of the scene of a seed, and which of it the caption says, without the
+    /// picture.
     ///
     /// # Errors
     /// As [`Scenes::scene`].
-    pub fn describe(&self, seed: u64, split: Split) -> Result<(String, Truth)> {
+    pub fn describe(&self, seed: u64, split: Split) -> Result<(String, Truth, Form)> {
         self.say(&mut Random::new(seed), split)
     }
 
-    fn say(&self, random: &mut Random, split: Split) -> Result<(String, Truth)> {
+    fn say(&self, random: &mut Random, split: Split) -> Result<(String, Truth, Form)> {
         let truth = self.draw(random, split)?;
         let form = Form { style: random.chance(85), white: random.chance(50) };
-        Ok((caption(&truth, form), truth))
+        Ok((caption(&truth, form), truth, form))
     }
 
     /// 60 in 100 single things, 15 two or three of a kind, 25 pairs.

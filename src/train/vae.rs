@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::run::begin_from;
 use super::{Optimizer, Progress, Settings, Task, run};
 use crate::models::vae::{Vae, VaeConfig};
 use crate::noise::with_seed;
@@ -165,6 +166,9 @@ pub fn train_vae(
     }
     let params = Params::fresh(kind, device);
     let vae = with_seed(settings.seed, || Vae::new(&params, config))?;
+    if let Some(folder) = &settings.from {
+        begin_from(&params, "", &folder.join("vae"), None)?;
+    }
     let (config, batch) = (config.clone(), settings.batch);
     let task = Autoencoding { vae, config, weights, batch, pictures };
     run(&params, settings, &task, progress)

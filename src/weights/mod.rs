@@ -7,5 +7,4 @@ mod tensors;
 pub use folder::{read_config, weight_files};
 pub(crate) use params::channels_last;
 pub use params::{Init, Params};
-pub(crate) use tensors::write_file;
-pub use tensors::{TensorFile, write_tensors};
+pub use tensors::{TensorFile, write_file, write_tensors};

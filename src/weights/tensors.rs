@@ -206,7 +206,10 @@ fn sort_header(bytes: &mut [u8]) -> Option<()> {
 }
 
 /// Writes a whole file or nothing: beside `path` first, then renamed.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// A folder that cannot be written to; a full disk.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -1,6 +1,7 @@
 //! The command-line program: each command composes the library's stages.
 
 mod device;
+mod eval;
 mod generate;
 mod out;
 mod scenes;
@@ -42,6 +43,8 @@ enum Command {
     /// Train a small Stable Diffusion of your own on scenes
     #[command(subcommand)]
     Train(Box<train::Train>),
+    /// Score a model's pictures: do they show what their captions say?
+    Eval(Box<eval::Eval>),
     /// Say what the networks would run on, and why
     Device(device::Device),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Schedule(args) => schedule::run(args),
         Command::Scenes(args) => scenes::run(args),
         Command::Train(command) => train::run(*command),
+        Command::Eval(args) => eval::run(*args),
         Command::Device(args) => device::run(args),
     }));
     let message = match done {

@@ -8,9 +8,10 @@ use diffuscope::models::clip::{TextConfig, Tokenizer};
 use diffuscope::models::unet::UNetConfig;
 use diffuscope::models::vae::{Vae, VaeConfig};
 use diffuscope::train::diffusion::{Captioned, Recipe, encode_once, train_diffusion};
-use diffuscope::train::scenes::{Scenes, Split};
+use diffuscope::train::judge::{judge_config, train_judge};
+use diffuscope::train::scenes::{Scenes, Split, Truth};
 use diffuscope::train::vae::{Loss, train_vae};
-use diffuscope::train::{AdamW, Progress, Settings};
+use diffuscope::train::{OptimizerConfig, Progress, Settings};
 use diffuscope::weights::{TensorFile, weight_files};
 use diffuscope::{Error, Result};
 use tch::{Kind, Tensor};
@@ -23,6 +24,8 @@ pub enum Train {
     Vae(VaeArgs),
     /// Text encoder and U-Net together, on the latents of a trained autoencoder
     Diffusion(DiffusionArgs),
+    /// The judge: a classifier that says what a scene shows, so that `diffuscope eval` can score pictures
+    Judge(JudgeArgs),
 }
 
 #[derive(Args)]
@@ -61,12 +64,18 @@ struct Common {
     /// How slowly the averaged weights follow
     #[arg(long, default_value_t = 0.999)]
     ema: f64,
+    /// Step the inner layers by Muon instead of AdamW
+    #[arg(long)]
+    muon: bool,
     /// Minutes between two checkpoints
     #[arg(long, default_value_t = 5.)]
     checkpoint_minutes: f64,
     /// Steps between two sample sheets
     #[arg(long, default_value_t = 1000)]
     sheet_every: u64,
+    /// Diffusers folder of a trained model to begin with, instead of fresh weights
+    #[arg(long)]
+    from: Option<PathBuf>,
     /// Stop after this step with a checkpoint; the same command without it goes on
     #[arg(long)]
     stop_at: Option<u64>,
@@ -109,6 +118,12 @@ pub struct VaeArgs {
 }
 
 #[derive(Args)]
+pub struct JudgeArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
 pub struct DiffusionArgs {
     #[command(flatten)]
     common: Common,
@@ -136,15 +151,33 @@ pub struct DiffusionArgs {
     /// Share of captions that are dropped
     #[arg(long, default_value_t = 0.1)]
     caption_dropout: f64,
+    /// Weigh a timestep by min(SNR, this) / SNR, so that nearly clean latents do not rule the loss;
+    /// without it all timesteps weigh the same
+    #[arg(long)]
+    min_snr: Option<f64>,
     /// Guidance scale of the sample sheets
     #[arg(long, default_value_t = 5.)]
     guidance: f64,
 }
 
 pub fn run(command: Train) -> Result<()> {
+    keep_memory();
     match command {
         Train::Vae(args) => vae(args),
         Train::Diffusion(args) => diffusion(args),
+        Train::Judge(args) => judge(args),
+    }
+}
+
+/// Every step asks for the same memory. Left alone, glibc gives it back to the system after each, and an
+/// eighth of the time goes into getting it again.
+fn keep_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it sets three numbers of the allocator, before the first thread is started.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 1 << 27);
     }
 }
 
@@ -160,7 +193,12 @@ impl Common {
             checkpoint_every: Duration::from_secs_f64(self.checkpoint_minutes.clamp(0., 1e6) * 60.),
             sheet_every: self.sheet_every,
             stop_at: self.stop_at,
-            adamw: AdamW { ema_decay: self.ema, ..AdamW::default() },
+            from: self.from.clone(),
+            optimizer: OptimizerConfig {
+                ema_decay: self.ema,
+                muon: self.muon,
+                ..OptimizerConfig::default()
+            },
         }
     }
 
@@ -170,8 +208,9 @@ impl Common {
         Ok(picked.device)
     }
 
-    /// u8 [N, 3, size, size] and the captions; no held-out combination is among them.
-    fn scenes(&self) -> Result<(Tensor, Vec<String>)> {
+    /// u8 [N, 3, size, size], and for each its caption and what is true of it; no held-out combination is
+    /// among them.
+    fn scenes(&self) -> Result<(Tensor, Vec<(String, Truth)>)> {
         if self.scenes == 0 {
             return Err(Error::argument("--scenes", "1 and more", 0, ""));
         }
@@ -183,7 +222,7 @@ impl Common {
             let seed = (self.seed as u64).wrapping_mul(1 << 32).wrapping_add(i as u64);
             let scene = scenes.scene(seed, Split::Train)?;
             pixels.extend_from_slice(&scene.picture.pixels);
-            captions.push(scene.caption);
+            captions.push((scene.caption, scene.truth));
             bar.inc(1);
         }
         bar.finish();
@@ -238,6 +277,17 @@ fn vae(args: VaeArgs) -> Result<()> {
     train_vae(&pictures, &config, loss, &settings, kind, device, shower(settings.steps))
 }
 
+fn judge(args: JudgeArgs) -> Result<()> {
+    let common = &args.common;
+    let config = judge_config(common.size as i64);
+    let device = common.device()?;
+    let (pictures, said) = common.scenes()?;
+    let truths: Vec<Truth> = said.into_iter().map(|(_, truth)| truth).collect();
+    let (settings, kind) = (common.settings(), common.dtype.kind());
+    let shower = shower(settings.steps);
+    train_judge(&pictures, &truths, &config, &settings, kind, device, shower)
+}
+
 fn diffusion(args: DiffusionArgs) -> Result<()> {
     let common = &args.common;
     let device = common.device()?;
@@ -266,6 +316,7 @@ fn diffusion(args: DiffusionArgs) -> Result<()> {
             cells,
         ),
         caption_dropout: args.caption_dropout,
+        min_snr: args.min_snr,
         prompts: PROMPTS.map(str::to_owned).to_vec(),
         guidance_scale: args.guidance,
     };
@@ -299,7 +350,8 @@ fn captioned(
     if let Some(data) = Captioned::load(&path, &source)? {
         return Ok(data);
     }
-    let (pictures, captions) = common.scenes()?;
+    let (pictures, said) = common.scenes()?;
+    let captions: Vec<String> = said.into_iter().map(|(caption, _)| caption).collect();
     eprintln!("encoding {} scenes", captions.len());
     let data = encode_once(&pictures, &captions, vae, tokenizer)?;
     std::fs::create_dir_all(&common.out).map_err(|e| Error::io(&common.out, e))?;

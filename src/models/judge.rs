@@ -1,0 +1,159 @@
+//! The judge: a small classifier that says what a scene shows, so that pictures can be scored.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::layers::{Conv2d, GroupNorm, Linear, ResnetBlock};
+use crate::weights::{Params, channels_last, read_config, weight_files};
+use crate::{Error, Result};
+
+const EPS: f64 = 1e-5;
+
+/// The judge's `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JudgeConfig {
+    /// The side of the pictures, in pixels.
+    pub sample_size: i64,
+    /// Channels of each level; every level halves the picture first.
+    pub block_out_channels: Vec<i64>,
+    /// Channels a group of the group norms.
+    pub norm_num_groups: i64,
+    /// Length of the feature vector that all answers are read from.
+    pub features: i64,
+    /// The number of possible answers to each question.
+    pub answers: Vec<i64>,
+}
+
+impl JudgeConfig {
+    /// The side of what the last level leaves of a picture.
+    fn cells(&self) -> i64 {
+        self.sample_size >> self.block_out_channels.len()
+    }
+
+    fn check(&self) -> Result<()> {
+        let levels = self.block_out_channels.len();
+        let fits = (1..=8).contains(&levels) && self.cells() << levels == self.sample_size;
+        if !fits || !(2..=4096).contains(&self.sample_size) {
+            let expected = format!("a multiple of 2^{levels} up to 4096, with 1 to 8 levels");
+            return Err(Error::argument("sample_size", expected, self.sample_size, ""));
+        }
+        let groups = self.norm_num_groups.max(1);
+        let counts = [("features", self.features), ("norm_num_groups", self.norm_num_groups)];
+        let widths = self.block_out_channels.iter().map(|&n| ("block_out_channels", n));
+        let answers = self.answers.iter().map(|&n| ("answers", n));
+        for (name, value) in counts.into_iter().chain(widths.clone()).chain(answers) {
+            if !(1..=1 << 14).contains(&value) {
+                return Err(Error::argument(name, "a count of 1 and more", value, ""));
+            }
+        }
+        match widths.map(|(_, n)| n).find(|n| n % groups != 0) {
+            Some(n) => Err(Error::argument(
+                "block_out_channels",
+                format!("multiples of norm_num_groups {groups}"),
+                n,
+                "",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the judge says of pictures.
+pub struct Verdict {
+    /// The vector that the answers are read from [B, features], in f32.
+    pub features: Tensor,
+    /// For each question the logits of its answers [B, n], in f32.
+    pub logits: Vec<Tensor>,
+}
+
+struct Level {
+    down: Conv2d,
+    resnet: ResnetBlock,
+}
+
+/// The classifier: at every level a strided convolution and a residual block, then one vector of features
+/// from all places, and a linear reading of it for every question.
+pub struct Judge {
+    config: JudgeConfig,
+    levels: Vec<Level>,
+    norm: GroupNorm,
+    features: Linear,
+    answers: Vec<Linear>,
+    kind: Kind,
+    device: Device,
+}
+
+impl Judge {
+    /// Builds the judge from its configuration and weights.
+    ///
+    /// # Errors
+    /// A configuration that cannot be built, or weights that do not fit it.
+    pub fn new(params: &Params, config: &JudgeConfig) -> Result<Self> {
+        config.check()?;
+        let groups = config.norm_num_groups;
+        let mut inputs = 3;
+        let level = |(i, &width): (usize, &i64)| {
+            let params = params / "levels" / i;
+            let from = std::mem::replace(&mut inputs, width);
+            Level {
+                down: Conv2d::strided(&(&params / "down"), from, width, 3, 2, 1),
+                resnet: ResnetBlock::new(&(&params / "resnet"), width, width, None, groups, EPS),
+            }
+        };
+        let levels = config.block_out_channels.iter().enumerate().map(level).collect();
+        let (last, side) = (inputs, config.cells());
+        let answer =
+            |(i, &n): (usize, &i64)| Linear::new(&(params / "answers" / i), config.features, n);
+        let judge = Self {
+            levels,
+            norm: GroupNorm::new(&(params / "norm"), groups, last, EPS),
+            features: Linear::new(&(params / "features"), last * side * side, config.features),
+            answers: config.answers.iter().enumerate().map(answer).collect(),
+            config: config.clone(),
+            kind: params.kind(),
+            device: params.device(),
+        };
+        params.finish()?;
+        Ok(judge)
+    }
+
+    /// Opens a folder with `config.json` and weights.
+    ///
+    /// # Errors
+    /// As [`Judge::new`], and files that cannot be read.
+    pub fn open(folder: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
+        let path = folder.as_ref().join("config.json");
+        let config = read_config(&path)?;
+        let params = Params::open(&weight_files(&folder)?, kind, device)?;
+        Self::new(&params, &config).map_err(|e| e.in_config(&path))
+    }
+
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &JudgeConfig {
+        &self.config
+    }
+
+    /// Looks at pictures.
+    ///
+    /// # Shapes
+    /// `image` [B, 3, H, W] in [-1, 1], H and W as the configuration's `sample_size`.
+    /// # Errors
+    /// Pictures of another size.
+    pub fn look(&self, image: &Tensor) -> Result<Verdict> {
+        let (size, side) = (image.size(), self.config.sample_size);
+        if size.len() != 4 || size[1..] != [3, side, side] {
+            return Err(Error::shape("image", format!("[B, 3, {side}, {side}]"), &size));
+        }
+        let mut h = channels_last(&image.to_device(self.device).to_kind(self.kind));
+        for level in &self.levels {
+            h = level.resnet.forward(&level.down.forward(&h), None);
+        }
+        let h = self.norm.forward(&h).silu().flatten(1, -1);
+        let features = self.features.forward(&h).silu();
+        let wide = |x: &Tensor| x.to_kind(Kind::Float);
+        let logits = self.answers.iter().map(|answer| wide(&answer.forward(&features))).collect();
+        Ok(Verdict { features: wide(&features), logits })
+    }
+}
