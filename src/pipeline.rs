@@ -259,14 +259,24 @@ impl StableDiffusion {
         Ok((uncond, cond))
     }
 
-    /// What of the prompts was too long for the text encoder, in words for a person.
+    /// What of the prompts was too long for the text encoder, and which of their words it was never taught,
+    /// in words for a person.
     ///
     /// # Errors
     /// As [`StableDiffusion::context`].
     pub fn warnings(&self, request: &Request) -> Result<Vec<String>> {
         let texts = request.prompts.iter().chain([&request.negative_prompt]);
         let mut warnings = Vec::new();
+        let known = self.text_encoder.known_ids();
+        let is_known = |id: &i64| known.binary_search(id).is_ok();
+        let mut unknown = Vec::new();
         for text in texts {
+            for (word, ids) in self.tokenizer.words(text)? {
+                let is_word = word.contains(char::is_alphanumeric);
+                if is_word && !ids.iter().all(is_known) && !unknown.contains(&word) {
+                    unknown.push(word);
+                }
+            }
             if let Some(cut) = self.tokenizer.encode(text)?.cut {
                 let all: String = cut.chars().take(200).collect();
                 let dots = if all.len() < cut.len() { " ..." } else { "" };
@@ -274,6 +284,19 @@ impl StableDiffusion {
                     "the prompt is longer than 75 tokens; this part was not used: {all}{dots}"
                 ));
             }
+        }
+        if !unknown.is_empty() {
+            let ends = known.iter().map(|&id| self.tokenizer.token(id));
+            let mut words: Vec<String> = ends
+                .filter_map(|token| token.strip_suffix("</w>").map(str::to_owned))
+                .filter(|word| word.contains(char::is_alphanumeric))
+                .collect();
+            words.sort();
+            warnings.push(format!(
+                "the model was not taught: {}; it knows these words and ends of words: {}",
+                unknown.join(", "),
+                words.join(", ")
+            ));
         }
         Ok(warnings)
     }

@@ -43,3 +43,22 @@ fn traces_of_diffusers() -> Result<()> {
     worst.finish("whole traces");
     Ok(())
 }
+
+#[test]
+fn words_that_a_model_was_not_taught_are_named() -> Result<()> {
+    let tiny = StableDiffusion::tiny()?;
+    let said = |prompt: &str| tiny.warnings(&Request::new(prompt));
+    assert!(said("two cacti left of a 3d Ladybug, cartoon")?.is_empty());
+    let warnings = said("a Castle, and a red château on the grass \u{1f3f0} !")?;
+    let [one] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(one.starts_with("the model was not taught: Castle, and, château; "), "{one}");
+    assert!(one.contains(" apple, ") && !one.contains("<|"), "{one}");
+    let negative = Request { negative_prompt: "dragons".into(), ..Request::new("a cat") };
+    assert!(tiny.warnings(&negative)?[0].contains("not taught: dragons;"));
+    // A model that has all rows knows all words.
+    for (_, folder) in golden::folders("pipeline") {
+        let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
+        assert!(model.warnings(&Request::new("a castle"))?.is_empty());
+    }
+    Ok(())
+}

@@ -209,3 +209,33 @@ impl PerLevel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::standard_normal;
+
+    /// Training in bf16 takes other ways through the norm, for small pictures and for large ones: they
+    /// must lead to the same place.
+    #[test]
+    fn the_group_norm_and_its_gradients_in_bf16_are_those_in_f32() {
+        for side in [16, 32] {
+            let values = standard_normal(&[2, 8, side, side], 1).unwrap();
+            let pull = standard_normal(&[2, 8, side, side], 2).unwrap();
+            let run = |kind: Kind| {
+                let x = channels_last(&values.to_kind(kind)).set_requires_grad(true);
+                let params = Params::fresh(kind, Device::Cpu);
+                let norm = GroupNorm::new(&params, 4, 8, 1e-5);
+                let y = norm.forward(&x);
+                assert_eq!(y.kind(), kind);
+                (y.to_kind(Kind::Float) * &pull).sum(Kind::Float).backward();
+                [y, x.grad(), norm.weight.grad(), norm.bias.grad()].map(|t| t.to_kind(Kind::Float))
+            };
+            for (got, expected) in run(Kind::BFloat16).iter().zip(run(Kind::Float)) {
+                let far = (got - &expected).abs().max().double_value(&[]);
+                let largest = expected.abs().max().double_value(&[]);
+                assert!(far < 0.02 * largest, "side {side}: {far} of {largest}");
+            }
+        }
+    }
+}

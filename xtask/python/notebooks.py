@@ -4,8 +4,13 @@
 
 The kernel answers "ok" to a cell that panicked or returned early by `?`, and only prints to stderr;
 so a cell fails when it answers with an error *or* prints anything to stderr that is not a warning.
+It also fails when it ends in a value that was shown without a picture: a chapter's cells end in
+figures or in nothing.
+
+The picture of the cell with the tag "thumbnail" is also written to docs/, under the chapter's name.
 """
 
+import base64
 import json
 import os
 import re
@@ -98,6 +103,9 @@ def failure(outputs):
         if output.output_type == "stream" and output.name == "stderr":
             if any(not HARMLESS.fullmatch(line) for line in output.text.splitlines()):
                 return output.text.strip()
+        if output.output_type == "execute_result" and "image/png" not in output.data:
+            text = output.data.get("text/plain", "")
+            return f"it ends in a value that is no picture; end it with a figure or with `;`:\n{text}"
     return None
 
 
@@ -179,17 +187,27 @@ def execute(path, root, timed):
     return notebook, report
 
 
-def write(notebook, path):
+def write_whole(path, text):
     """Writes beside, then renames."""
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            nbformat.write(notebook, file)
-        os.chmod(beside, path.stat().st_mode & 0o777)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+        os.chmod(beside, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(beside, path)
     except BaseException:
         os.unlink(beside)
         raise
+
+
+def write(notebook, path, root):
+    """Writes the notebook, and the README's picture of it."""
+    write_whole(path, f"{nbformat.writes(notebook)}\n".encode())
+    tagged = [cell for cell in notebook.cells if "thumbnail" in cell.metadata.get("tags", [])]
+    for output in (output for cell in tagged for output in cell.outputs):
+        if "image/png" in output.get("data", {}):
+            picture = base64.b64decode(output.data["image/png"])
+            write_whole(root / "docs" / f"{path.stem}.png", picture)
 
 
 # The last one does not compile: evcxr answers a mistake by `cargo check`, which builds the
@@ -197,7 +215,7 @@ def write(notebook, path):
 WARMING = (
     ':dep diffuscope = { path = "." }',
     # As the kernel does when it starts, where a failure would end it without a word.
-    "let preloaded = diffuscope::tch::Tensor::from(0.0);\ndrop(preloaded);",
+    "let preloaded = diffuscope::tch::Tensor::from(0.0).f_neg()?;\ndrop(preloaded);",
     'let wrong: u8 = "";',
 )
 
@@ -238,7 +256,7 @@ def main():
         try:
             notebook, report = execute(path, root, timed)
             if mode == "run":
-                write(notebook, path)
+                write(notebook, path, root)
         except (CellFailed, RuntimeError, nbformat.ValidationError, ValueError, OSError) as error:
             failed.append(path.name)
             print(f"{path.name}: {error}", file=sys.stderr, flush=True)

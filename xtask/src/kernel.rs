@@ -116,14 +116,15 @@ pub fn write_spec(project: &Project) -> Result {
 }
 
 /// What a kernel runs when it starts. The variable is moved away again; its type makes
-/// rust-analyzer read tch, and its value loads libtorch.
+/// rust-analyzer read tch, and its value loads libtorch. evcxr learns of `?` by an error in the first
+/// cell that has one, and loses the figure that such a cell ends with: here it has learned it before.
 fn preload(root: &Path) -> String {
     // As evcxr writes the path of `:dep diffuscope = { path = ".." }`, which is then the same.
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let root = serde_json::Value::from(root.to_string_lossy());
     format!(
         "{PUT_LOCK}:dep diffuscope = {{ path = {root} }}\n\
-         let preloaded = diffuscope::tch::Tensor::from(0.0);\n\
+         let preloaded = diffuscope::tch::Tensor::from(0.0).f_neg()?;\n\
          drop(preloaded);\n"
     )
 }

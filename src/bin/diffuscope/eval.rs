@@ -30,9 +30,10 @@ const ALIKE: usize = 8;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  diffuscope eval --out scores
-  diffuscope eval --model runs/diffusion/model --guidance 0,1,2,3,5,7,10,15 --count 500 --out scores
-  diffuscope eval --split held-out --out scores-held-out
+  diffuscope train judge --out runs/judge --steps 3000
+  diffuscope eval --judge runs/judge/model/judge --out scores
+  diffuscope eval --judge runs/judge/model/judge --guidance 0,1,2,3,5,7,10,15 --count 500 --out curve
+  diffuscope eval --judge runs/judge/model/judge --split held-out --out held-out
 
 The folder gets scores.json and scores.png. Every share has its interval of 95 % (Wilson). The pictures
 are judged by the judge, a classifier; \"scenes\" and \"reconstructed\" in scores.json say how often it is
@@ -43,7 +44,7 @@ pub struct Eval {
     #[arg(long, value_name = "FOLDER")]
     model: Option<PathBuf>,
     /// The judge's folder, as `diffuscope train judge` leaves it
-    #[arg(long, value_name = "FOLDER", default_value = "data/judge")]
+    #[arg(long, value_name = "FOLDER")]
     judge: PathBuf,
     /// The folder for the scores; it is made if it is not there
     #[arg(long, value_name = "FOLDER")]
@@ -73,8 +74,8 @@ pub struct Eval {
     )]
     guidance: Vec<f64>,
     /// Scenes of the training, by its --seed and --scenes, for the check that none is drawn from memory
-    #[arg(long, value_name = "SEED,N", value_delimiter = ',', num_args = 2)]
-    training: Option<Vec<u64>>,
+    #[arg(long, value_name = "SEED,N", value_delimiter = ',')]
+    training: Vec<u64>,
     /// cpu, cuda, cuda:N or mps [default: CUDA if it is there, else the CPU]
     #[arg(long, value_name = "D")]
     device: Option<String>,
@@ -112,7 +113,7 @@ struct Scores {
     reconstructed: PromptMatch,
     /// Of the autoencoder on true scenes, in dB: the mean over pictures.
     psnr: f64,
-    /// Of two halves of the true scenes: what a perfect model would score.
+    /// Of as many other true scenes: what a perfect model would score.
     frechet_floor: f64,
     drawn: Vec<Drawn>,
 }
@@ -170,15 +171,14 @@ pub fn run(args: Eval) -> Result<()> {
         return Err(Error::argument("--model", expected, format!("{width}×{height}"), ""));
     }
     let scenes = Scenes::new(side as usize)?;
-    let asked = args.asked(&scenes)?;
+    let asked = args.asked(&scenes, args.seed)?;
     let (features, truth_answers) = look(&judge, &asked.images)?;
+    let (others, _) = look(&judge, &args.asked(&scenes, args.seed.wrapping_add(1))?.images)?;
     let again = through(&sd.vae, &asked.images)?;
     let (_, again_answers) = look(&judge, &again)?;
     let matched = |answers: &Tensor| -> Result<PromptMatch> {
         Ok(prompt_match(&Seen::all(&asked.truths, answers)?))
     };
-    let half = args.count as i64 / 2;
-    let (a, b) = (features.narrow(0, 0, half), features.narrow(0, half, half));
     let mut scores = Scores {
         model: folder.display().to_string(),
         judge: args.judge.display().to_string(),
@@ -188,7 +188,7 @@ pub fn run(args: Eval) -> Result<()> {
         scenes: matched(&truth_answers)?,
         reconstructed: matched(&again_answers)?,
         psnr: psnr(&asked.images, &again),
-        frechet_floor: frechet_distance(&a, &b)?,
+        frechet_floor: frechet_distance(&others, &features)?,
         drawn: Vec::new(),
     };
     let spread = args.true_spread(&scenes, &judge, &asked)?;
@@ -243,28 +243,24 @@ impl Eval {
         if let Some(scale) = self.guidance.iter().find(|scale| !scale.is_finite()) {
             return Err(Error::argument("--guidance", "finite numbers", scale, ""));
         }
-        match &self.training {
-            Some(training) if !(1..=1_000_000).contains(&training[1]) => Err(Error::argument(
-                "--training",
-                "SEED,N with 1 to 1000000 scenes",
-                training[1],
-                "",
-            )),
-            _ => Ok(()),
+        match self.training[..] {
+            [] | [_, 1..=1_000_000] => Ok(()),
+            _ => {
+                let got = format!("{:?}", self.training);
+                Err(Error::argument("--training", "SEED,N with 1 to 1000000 scenes", got, ""))
+            }
         }
     }
 
-    /// A training with the seed S has the scenes S 2^32 and on: no other seed shares one with it.
-    fn seed_of(&self, i: usize) -> u64 {
-        self.seed.wrapping_mul(1 << 32).wrapping_add(i as u64)
-    }
-
-    fn asked(&self, scenes: &Scenes) -> Result<Asked> {
+    /// The scenes of a seed. A training with the seed S has the scenes S 2^32 and on, and so has this: no
+    /// other seed shares one with it.
+    fn asked(&self, scenes: &Scenes, seed: u64) -> Result<Asked> {
         let bar = bar(self.count as u64, "composing scenes {bar:30} {pos}/{len} {eta}");
         let (mut captions, mut truths, mut images) = (vec![], vec![], vec![]);
-        for i in 0..self.count {
-            let scene = scenes.scene(self.seed_of(i), self.split.into())?;
-            let (_, truth, form) = scenes.describe(self.seed_of(i), self.split.into())?;
+        for i in 0..self.count as u64 {
+            let seed = seed.wrapping_mul(1 << 32).wrapping_add(i);
+            let scene = scenes.scene(seed, self.split.into())?;
+            let (_, truth, form) = scenes.describe(seed, self.split.into())?;
             captions.push(scene.caption);
             truths.push((truth, form));
             images.push(scene.picture.to_tensor()?);
@@ -297,8 +293,7 @@ impl Eval {
         vae: &Vae,
         asked: &Asked,
     ) -> Result<Option<(Tensor, Tensor)>> {
-        let Some(training) = &self.training else { return Ok(None) };
-        let (seed, count) = (training[0], training[1]);
+        let [seed, count] = self.training[..] else { return Ok(None) };
         let bar = bar(count, "training scenes {bar:30} {pos}/{len} {eta}");
         let mut latents = Vec::new();
         for start in (0..count).step_by(BATCH) {

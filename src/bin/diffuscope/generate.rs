@@ -100,7 +100,7 @@ Examples:
 A PNG carries what it was made with, as text: prompt, negative_prompt, seed, guidance_scale, sampler,
 num_inference_steps, eta, width, height, dtype, model, Software and, where they were given, init,
 strength, initial_latents. A sheet has the lists prompts, seeds and guidance_scales. A prompt that is
-longer than 75 tokens is cut, with a warning.";
+longer than 75 tokens is cut, with a warning; another one names words that the model was never taught.";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Dtype {

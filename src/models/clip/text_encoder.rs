@@ -185,6 +185,14 @@ impl TextEncoder {
         &self.config
     }
 
+    /// The ids that the encoder was taught, ascending: the rows of its token embedding that are not all
+    /// zero. A model that was trained on few words leaves the rows of all others zero; a real checkpoint
+    /// knows every id.
+    pub fn known_ids(&self) -> Vec<i64> {
+        let known = self.token_embedding.ne(0.).any_dim(1, false).nonzero().flatten(0, -1);
+        Vec::try_from(known).unwrap_or_default()
+    }
+
     /// Token ids to the context that the U-Net attends to.
     ///
     /// # Shapes

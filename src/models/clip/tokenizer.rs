@@ -167,7 +167,31 @@ impl Tokenizer {
         Ok(Encoding { ids, tokens, cut })
     }
 
-    fn token(&self, id: i64) -> String {
+    /// The words of a prompt, as they are written in it, each with the ids of its pieces. What does not fit
+    /// into the 77 ids is left out.
+    ///
+    /// # Errors
+    /// A text that the vocabulary cannot express.
+    pub fn words(&self, prompt: &str) -> Result<Vec<(String, Vec<i64>)>> {
+        let encoded = self.inner.encode(prompt, false).map_err(said)?;
+        let pieces = encoded.get_ids().iter().zip(encoded.get_offsets()).take(self.length - 2);
+        let (mut words, mut open) = (Vec::<(String, Vec<i64>)>::new(), false);
+        for (&id, &(from, to)) in pieces {
+            let text = prompt.get(from..to).unwrap_or_default();
+            match words.last_mut().filter(|_| open) {
+                Some((word, ids)) => {
+                    word.push_str(text);
+                    ids.push(id.into());
+                }
+                None => words.push((text.to_owned(), vec![id.into()])),
+            }
+            open = !self.token(id.into()).ends_with("</w>");
+        }
+        Ok(words)
+    }
+
+    /// The piece of text that an id stands for; `</w>` ends a word. Empty for an id that is none.
+    pub fn token(&self, id: i64) -> String {
         u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)).unwrap_or_default()
     }
 }

@@ -1,0 +1,78 @@
+//! A judge is trained, and a model's pictures are scored.
+#![cfg(feature = "cli")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(folder: &Path, args: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_diffuscope"))
+        .args(args.split(' '))
+        .current_dir(folder)
+        .env("DIFFUSCOPE_DEVICE", "cpu")
+        .output()
+        .unwrap()
+}
+
+fn works(folder: &Path, args: &str) {
+    let out = run(folder, args);
+    assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn fails(folder: &Path, args: &str, said: &str) {
+    let out = run(folder, args);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        !out.status.success() && err.contains("error: ") && err.contains(said),
+        "{args}: {err}"
+    );
+    assert!(!err.contains("cannot go on"), "{args}: {err}");
+}
+
+#[test]
+fn a_judge_is_trained_and_scores_the_embedded_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let train = "train judge --steps 40 --batch 16 --scenes 64 --rate 0.003 --warmup 2 --ema 0.5 \
+                 --dtype f32 --seed 5 --out judge";
+    works(at, train);
+    let log = fs::read_to_string(at.join("judge/loss.csv")).unwrap();
+    let losses: Vec<f64> =
+        log.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let (first, last) = (mean(&losses[..5]), mean(&losses[35..]));
+    assert!(last < 0.7 * first, "it does not learn: {first} to {last}");
+
+    let eval = "eval --judge judge/model/judge --count 16 --steps 1 --guidance 1,4 --training 5,20";
+    works(at, &format!("{eval} --out scores"));
+    let text = fs::read_to_string(at.join("scores/scores.json")).unwrap();
+    let scores: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(fs::read(at.join("scores/scores.png")).unwrap().starts_with(b"\x89PNG"));
+    assert!(scores["psnr"].as_f64().unwrap() > 20., "{text}");
+    let drawn = scores["drawn"].as_array().unwrap();
+    assert_eq!(drawn.len(), 2);
+    for (one, scale) in drawn.iter().zip([1., 4.]) {
+        assert_eq!(one["guidance_scale"], scale);
+        assert_eq!(one["prompt_match"]["background"]["of"], 16);
+        assert!(
+            one["frechet_distance"].as_f64().unwrap() > scores["frechet_floor"].as_f64().unwrap()
+        );
+        assert!(one["diversity"].as_f64().unwrap() > 0.);
+        let apart = one["memorisation"]["kolmogorov_smirnov"].as_f64().unwrap();
+        assert!((0. ..=1.).contains(&apart));
+    }
+    // The same command, the same numbers.
+    works(at, &format!("{eval} --out again"));
+    assert_eq!(text, fs::read_to_string(at.join("again/scores.json")).unwrap());
+
+    for (args, said) in [
+        ("--judge none --out s", "none"),
+        ("--judge judge/model/judge --count 2 --out s", "--count"),
+        ("--judge judge/model/judge --guidance nan --out s", "--guidance"),
+        ("--judge judge/model/judge --count 16 --steps 0 --out s", "steps"),
+        ("--judge judge/model/judge --training 1,0 --out s", "--training"),
+        ("--judge judge/model/judge --out judge/loss.csv", "loss.csv"),
+    ] {
+        fails(at, &format!("eval {args}"), said);
+    }
+}
