@@ -113,7 +113,7 @@ struct Scores {
     reconstructed: PromptMatch,
     /// Of the autoencoder on true scenes, in dB: the mean over pictures.
     psnr: f64,
-    /// Of as many other true scenes: what a perfect model would score.
+    /// Of the true scenes of the same captions: what a perfect model would score.
     frechet_floor: f64,
     drawn: Vec<Drawn>,
 }
@@ -126,7 +126,7 @@ struct Drawn {
     guidance_scale: f64,
     prompt_match: PromptMatch,
     composition: Composition,
-    /// Between the judge's features of drawn pictures and of true scenes, and its standard deviation over
+    /// Between the judge's features of drawn pictures and of true scenes of other captions, and its standard deviation over
     /// ten resamplings.
     frechet_distance: f64,
     frechet_deviation: f64,
@@ -196,7 +196,7 @@ pub fn run(args: Eval) -> Result<()> {
     for &steps in &args.steps {
         for &scale in &args.guidance {
             let drawn =
-                args.draw(&sd, &judge, &asked, &features, spread, memory.as_ref(), steps, scale)?;
+                args.draw(&sd, &judge, &asked, &others, spread, memory.as_ref(), steps, scale)?;
             eprintln!("{}", summary(&drawn));
             scores.drawn.push(drawn);
         }
