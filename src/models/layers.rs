@@ -80,7 +80,7 @@ impl GroupNorm {
         if !(x.kind() == Kind::BFloat16 && x.requires_grad() && x.device() == Device::Cpu) {
             return norm(x, &self.weight, &self.bias);
         }
-        // libtorch's gradient for bf16 in channels-last order takes up to ten times as long as in
+        // libtorch's gradient for bf16 in channels-last order takes several times as long as in
         // plain order. Reordering a large picture costs more than computing it in f32.
         if x.size()[2] * x.size()[3] <= 256 {
             return channels_last(&norm(&x.contiguous(), &self.weight, &self.bias));

@@ -19,8 +19,8 @@ pub struct OptimizerConfig {
     pub max_grad_norm: f64,
     /// How slowly the moving average follows, in the long run.
     pub ema_decay: f64,
-    /// Step the matrices and convolutions between the first and the last layer by Muon, which learns as
-    /// much in fewer steps, and only the rest by AdamW.
+    /// Step the matrices and convolutions between the first and the last layer by Muon, and
+    /// only the rest by AdamW.
     pub muon: bool,
 }
 

@@ -169,8 +169,8 @@ pub fn run(command: Train) -> Result<()> {
     }
 }
 
-/// Every step asks for the same memory. Left alone, glibc gives it back to the system after each, and an
-/// eighth of the time goes into getting it again.
+/// Every step asks for the same memory. Left alone, glibc gives it back to the system after each and
+/// has to get it again.
 fn keep_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it sets three numbers of the allocator, before the first thread is started.
