@@ -5,6 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use diffuscope::models::judge::Judge;
+use diffuscope::train::evaluate::{Seen, prompt_match};
+use diffuscope::train::judge::{answers, judge_folder};
+use diffuscope::train::scenes::{Scenes, Split};
+use diffuscope::train::scores::Scores;
+use tch::{Device, Kind, Tensor};
+
 fn run(folder: &Path, args: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_diffuscope"))
         .args(args.split(' '))
@@ -29,6 +36,33 @@ fn fails(folder: &Path, args: &str, said: &str) {
     assert!(!err.contains("cannot go on"), "{args}: {err}");
 }
 
+/// 200 scenes, trained combinations and others, of a seed that no training had.
+#[test]
+fn the_embedded_judge_knows_fresh_scenes() -> diffuscope::Result<()> {
+    let judge = Judge::open(judge_folder(), Kind::Float, Device::Cpu)?;
+    let scenes = Scenes::new(judge.config().sample_size as usize)?;
+    let (mut pictures, mut truths) = (vec![], vec![]);
+    for seed in (0..200).map(|i| (77 << 32) + i) {
+        let (_, truth, form) = scenes.describe(seed, Split::Any)?;
+        pictures.push(scenes.scene(seed, Split::Any)?.picture.to_tensor()?);
+        truths.push((truth, form));
+    }
+    let verdict = judge.look(&Tensor::cat(&pictures, 0))?;
+    let shares = prompt_match(&Seen::all(&truths, &answers(&verdict))?);
+    for (what, share) in [
+        ("object", shares.object),
+        ("colour", shares.colour),
+        ("background", shares.background),
+        ("style", shares.style),
+        ("count", shares.count),
+        ("pairs", shares.pair_objects),
+        ("relation", shares.relation),
+    ] {
+        assert!(share.share > 0.93, "{what}: {share:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_judge_is_trained_and_scores_the_embedded_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -47,6 +81,9 @@ fn a_judge_is_trained_and_scores_the_embedded_model() {
     works(at, &format!("{eval} --out scores"));
     let text = fs::read_to_string(at.join("scores/scores.json")).unwrap();
     let scores: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let opened = Scores::open(at.join("scores/scores.json")).unwrap();
+    assert_eq!(serde_json::to_value(&opened).unwrap(), scores);
+    assert!(fs::read(at.join("scores/sheet.png")).unwrap().starts_with(b"\x89PNG"));
     assert!(fs::read(at.join("scores/scores.png")).unwrap().starts_with(b"\x89PNG"));
     assert!(scores["psnr"].as_f64().unwrap() > 20., "{text}");
     let drawn = scores["drawn"].as_array().unwrap();

@@ -135,6 +135,26 @@ impl Judge {
         &self.config
     }
 
+    /// What the levels make of pictures: `[B, widths[i], side / 2^(i + 1), side / 2^(i + 1)]` for each.
+    ///
+    /// # Shapes
+    /// `image` [B, 3, H, W] in [-1, 1], H and W as the configuration's `sample_size`.
+    /// # Errors
+    /// Pictures of another size.
+    pub fn levels(&self, image: &Tensor) -> Result<Vec<Tensor>> {
+        let (size, side) = (image.size(), self.config.sample_size);
+        if size.len() != 4 || size[1..] != [3, side, side] {
+            return Err(Error::shape("image", format!("[B, 3, {side}, {side}]"), &size));
+        }
+        let mut h = channels_last(&image.to_device(self.device).to_kind(self.kind));
+        let mut all = Vec::new();
+        for level in &self.levels {
+            h = level.resnet.forward(&level.down.forward(&h), None);
+            all.push(h.shallow_clone());
+        }
+        Ok(all)
+    }
+
     /// Looks at pictures.
     ///
     /// # Shapes
@@ -142,14 +162,7 @@ impl Judge {
     /// # Errors
     /// Pictures of another size.
     pub fn look(&self, image: &Tensor) -> Result<Verdict> {
-        let (size, side) = (image.size(), self.config.sample_size);
-        if size.len() != 4 || size[1..] != [3, side, side] {
-            return Err(Error::shape("image", format!("[B, 3, {side}, {side}]"), &size));
-        }
-        let mut h = channels_last(&image.to_device(self.device).to_kind(self.kind));
-        for level in &self.levels {
-            h = level.resnet.forward(&level.down.forward(&h), None);
-        }
+        let h = self.levels(image)?.pop().unwrap_or_else(|| image.shallow_clone());
         let h = self.norm.forward(&h).silu().flatten(1, -1);
         let features = self.features.forward(&h).silu();
         let wide = |x: &Tensor| x.to_kind(Kind::Float);

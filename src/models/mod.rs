@@ -1,7 +1,6 @@
 //! Stable Diffusion's three networks, built from diffusers' JSON configurations.
 
 pub mod clip;
-#[cfg(feature = "scenes")]
 pub mod judge;
 mod layers;
 pub mod unet;

@@ -21,8 +21,8 @@ mod views;
 
 pub use chart::{Panel, figure, lines, panel};
 pub use figures::{
-    guidance_geometry, loss_curve, moments_figure, noise_strip, schedule_figure, trace_figure,
-    trace_latents,
+    guidance_geometry, loss_curve, moments_figure, noise_strip, schedule_figure, score_curves,
+    trace_figure, trace_latents,
 };
 pub use show::Figure;
 pub use views::{LatentsView, Picture, Sheet, Tile, latents, picture, pictures, sheet, strip};

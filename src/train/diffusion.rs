@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::run::begin_from;
 use super::vae::{write_component, write_sheet};
-use super::{Optimizer, Progress, Settings, Task, run};
+use super::{Learner, Optimizer, Parts, Progress, Settings, Task, run};
 use crate::forward::add_noise;
 use crate::guidance::guide;
 use crate::models::clip::{TextConfig, TextEncoder, Tokenizer};
@@ -178,11 +178,9 @@ pub struct Recipe {
 }
 
 struct Denoising<'a> {
-    text_encoder: TextEncoder,
-    unet: UNet,
-    schedule: Schedule,
     recipe: &'a Recipe,
     batch: i64,
+    timesteps: i64,
     data: &'a Captioned,
     vocabulary: Vocabulary,
     /// The caption's ids, the prompts' and the empty one's, in the training's numbering.
@@ -194,34 +192,53 @@ struct Denoising<'a> {
     from: [&'a Path; 2],
 }
 
+struct Denoiser {
+    text_encoder: TextEncoder,
+    unet: UNet,
+    schedule: Schedule,
+    min_snr: Option<f64>,
+}
+
+impl Learner for Denoiser {
+    /// Of latents, timesteps, noise and token ids.
+    fn loss(&self, batch: &[Tensor]) -> Result<(Tensor, Parts)> {
+        let [x_0, t, noise, ids] = batch else {
+            return Err(Error::argument("batch", "latents, t, noise and ids", batch.len(), ""));
+        };
+        let x_t = add_noise(&self.schedule, t, x_0, noise)?;
+        let context = self.text_encoder.encode(ids)?;
+        let noise_pred = self.unet.forward(&x_t, t, &context)?;
+        let loss = denoising_loss(&noise_pred, &noise.to_device(noise_pred.device()))?;
+        let plain = loss.mean(Kind::Float);
+        let Some(gamma) = self.min_snr else { return Ok((plain, Vec::new())) };
+        let weight = min_snr_weight(&self.schedule, t, gamma)?.to_device(loss.device());
+        let parts = vec![("unweighted", plain.double_value(&[]))];
+        Ok(((loss * weight).mean(Kind::Float), parts))
+    }
+}
+
 impl Task for Denoising<'_> {
-    fn loss(&self, seed: i64) -> Result<(Tensor, Vec<(&'static str, f64)>)> {
+    type Network = Denoiser;
+
+    fn batch(&self, seed: i64) -> Result<Vec<Tensor>> {
         let (count, cpu) = (self.data.latents.size()[0], Device::Cpu);
-        let total = self.schedule.num_train_timesteps() as i64;
         let mut shape = self.data.latents.size();
         shape[0] = self.batch;
         let (index, t, noise, dropped) = with_seed(seed, || {
             let index = Tensor::randint(count, [self.batch], (Kind::Int64, cpu));
-            let t = Tensor::randint(total, [self.batch], (Kind::Int64, cpu));
+            let t = Tensor::randint(self.timesteps, [self.batch], (Kind::Int64, cpu));
             let noise = Tensor::randn(&shape, (Kind::Float, cpu));
             let dropped = Tensor::rand([self.batch, 1], (Kind::Float, cpu));
             (index, t, noise, dropped.lt(self.recipe.caption_dropout))
         });
         let x_0 = self.data.latents.index_select(0, &index);
         let ids = self.empty.where_self(&dropped, &self.ids.index_select(0, &index));
-        let x_t = add_noise(&self.schedule, &t, &x_0, &noise)?;
-        let context = self.text_encoder.encode(&ids)?;
-        let noise_pred = self.unet.forward(&x_t, &t, &context)?;
-        let loss = denoising_loss(&noise_pred, &noise.to_device(noise_pred.device()))?;
-        let plain = loss.mean(Kind::Float);
-        let Some(gamma) = self.recipe.min_snr else { return Ok((plain, Vec::new())) };
-        let weight = min_snr_weight(&self.schedule, &t, gamma)?.to_device(loss.device());
-        let parts = vec![("unweighted", plain.double_value(&[]))];
-        Ok(((loss * weight).mean(Kind::Float), parts))
+        Ok(vec![x_0, t, noise, ids])
     }
 
     /// One picture a prompt, always from the same noise: 20 guided DDIM steps.
-    fn sheet(&self, path: &Path) -> Result<()> {
+    fn sheet(&self, network: &Denoiser, path: &Path) -> Result<()> {
+        let Denoiser { text_encoder, unet, schedule, .. } = network;
         let count = self.recipe.prompts.len() as i64;
         if count == 0 {
             return Ok(());
@@ -229,17 +246,16 @@ impl Task for Denoising<'_> {
         let mut shape = self.data.latents.size();
         shape[0] = count;
         let image = no_grad(|| -> Result<Tensor> {
-            let cond = self.text_encoder.encode(&self.prompts)?;
-            let uncond = self.text_encoder.encode(&self.empty.expand_as(&self.prompts))?;
+            let cond = text_encoder.encode(&self.prompts)?;
+            let uncond = text_encoder.encode(&self.empty.expand_as(&self.prompts))?;
             let context = Tensor::cat(&[uncond, cond], 0);
             let mut x_t = standard_normal(&shape, 0)?;
-            for step in steps(&timesteps(&self.schedule, 20, Spacing::Leading, 1)?) {
+            for step in steps(&timesteps(schedule, 20, Spacing::Leading, 1)?) {
                 let t = Tensor::from_slice(&[step.t as i64]);
-                let both = self.unet.forward(&Tensor::cat(&[&x_t, &x_t], 0), &t, &context)?;
+                let both = unet.forward(&Tensor::cat(&[&x_t, &x_t], 0), &t, &context)?;
                 let both = both.to_device(Device::Cpu).chunk(2, 0);
                 let noise_pred = guide(&both[0], &both[1], self.recipe.guidance_scale)?;
-                x_t =
-                    crate::sampler::ddim_step(&self.schedule, step, &x_t, &noise_pred)?.prev_sample;
+                x_t = crate::sampler::ddim_step(schedule, step, &x_t, &noise_pred)?.prev_sample;
             }
             self.vae.decode(&x_t)
         })?;
@@ -247,7 +263,7 @@ impl Task for Denoising<'_> {
         write_sheet(path, &image.to_device(Device::Cpu), columns)
     }
 
-    fn export(&self, optimizer: &Optimizer, folder: &Path) -> Result<()> {
+    fn export(&self, _: &Denoiser, optimizer: &Optimizer, folder: &Path) -> Result<()> {
         let (text, unet) = (&self.recipe.text, &self.recipe.unet);
         let text_folder = folder.join("text_encoder");
         let names = |prefix| optimizer.average().filter(move |(n, _)| n.starts_with(prefix));
@@ -367,25 +383,30 @@ pub fn train_diffusion(
     let vocabulary = Vocabulary::of(&data.ids, &prompts, recipe.text.vocab_size)?;
     prompts.pop();
     let text = TextConfig { vocab_size: vocabulary.ids.len() as i64, ..recipe.text.clone() };
-    let params = Params::fresh(kind, device);
-    let (text_encoder, unet) = with_seed(settings.seed, || -> Result<_> {
-        let text = TextEncoder::new(&(&params / "text"), &text)?;
-        Ok((text, UNet::new(&(&params / "unet"), &recipe.unet)?))
-    })?;
-    if let Some(folder) = &settings.from {
-        begin_from(&params, "text.", &folder.join("text_encoder"), Some(&vocabulary.ids))?;
-        begin_from(&params, "unet.", &folder.join("unet"), None)?;
-    }
     let prompts = match prompts.as_slice() {
         [] => Tensor::zeros([0, 77], (Kind::Int64, Device::Cpu)),
         all => vocabulary.renumber(&Tensor::cat(all, 0)),
     };
+    let schedule = Schedule::stable_diffusion();
+    let rows = vocabulary.ids.clone();
+    let build = || {
+        let params = Params::fresh(kind, device);
+        let (text_encoder, unet) = with_seed(settings.seed, || -> Result<_> {
+            let text = TextEncoder::new(&(&params / "text"), &text)?;
+            Ok((text, UNet::new(&(&params / "unet"), &recipe.unet)?))
+        })?;
+        if let Some(folder) = &settings.from {
+            let below = |prefix| move |name: &str| name.strip_prefix(prefix).map(str::to_owned);
+            begin_from(&params, &folder.join("text_encoder"), below("text."), Some(&rows))?;
+            begin_from(&params, &folder.join("unet"), below("unet."), None)?;
+        }
+        let (schedule, min_snr) = (schedule.clone(), recipe.min_snr);
+        Ok((params, Denoiser { text_encoder, unet, schedule, min_snr }))
+    };
     let task = Denoising {
-        text_encoder,
-        unet,
-        schedule: Schedule::stable_diffusion(),
         recipe,
         batch: settings.batch,
+        timesteps: schedule.num_train_timesteps() as i64,
         ids: vocabulary.renumber(&data.ids),
         empty: vocabulary.renumber(&empty),
         prompts,
@@ -394,7 +415,7 @@ pub fn train_diffusion(
         vae,
         from: [tokenizer_folder, vae_folder],
     };
-    run(&params, settings, &task, progress)
+    run(build, settings, &task, progress)
 }
 
 #[cfg(test)]

@@ -1,51 +1,11 @@
 //! How good a model's pictures are: what a judge says of them, against what their captions say.
 
-use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::judge::{Layout, Question};
 use super::scenes::{Form, HeldOut, Truth};
+use super::scores::{Composition, PromptMatch, Share};
 use crate::{Error, Result};
-
-/// A share of a number of trials.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Share {
-    /// How many trials succeeded.
-    pub right: u64,
-    /// How many there were.
-    pub of: u64,
-    /// `right / of`; 0 where there was none.
-    pub share: f64,
-    /// The lower end of its interval of 95 %.
-    pub low: f64,
-    /// The upper end.
-    pub high: f64,
-}
-
-impl Share {
-    /// Counts, with the interval of Wilson 1927:
-    ///
-    /// ```text
-    /// (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),   z = 1.96
-    /// ```
-    pub fn of(trials: impl IntoIterator<Item = bool>) -> Self {
-        let (mut right, mut of) = (0, 0);
-        for trial in trials {
-            right += u64::from(trial);
-            of += 1;
-        }
-        if of == 0 {
-            return Self { high: 1., ..Self::default() };
-        }
-        let (n, z) = (of as f64, 1.96);
-        let p = right as f64 / n;
-        let middle = p + z * z / (2. * n);
-        let half = z * (p * (1. - p) / n + z * z / (4. * n * n)).sqrt();
-        let scale = 1. + z * z / n;
-        let low = ((middle - half) / scale).max(0.);
-        Self { right, of, share: p, low, high: ((middle + half) / scale).min(1.) }
-    }
-}
 
 /// One picture that was asked for, and what the judge saw in it.
 #[derive(Debug, Clone)]
@@ -121,6 +81,23 @@ impl Seen {
         self.is_right(Question::Layout) && (!self.is_pair() || ordered)
     }
 
+    /// What of the caption is not there, in a few words.
+    pub fn wrong(&self) -> Vec<&'static str> {
+        let arranged = if self.is_pair() { "relation" } else { "count or size" };
+        let style = !self.form.style || self.is_right(Question::Style);
+        let colours = [Question::FirstColour, Question::SecondColour];
+        [
+            (self.objects(), "object"),
+            (!self.objects() || colours.into_iter().all(|q| self.is_right(q)), "colour"),
+            (!self.objects() || self.arrangement(), arranged),
+            (self.is_right(Question::Background), "background"),
+            (style, "style"),
+        ]
+        .into_iter()
+        .filter_map(|(right, what)| (!right).then_some(what))
+        .collect()
+    }
+
     /// Everything that the caption says.
     pub fn everything(&self) -> bool {
         self.colours()
@@ -128,31 +105,6 @@ impl Seen {
             && self.is_right(Question::Background)
             && (!self.form.style || self.is_right(Question::Style))
     }
-}
-
-/// Prompt match: the shares of pictures that show what their captions say.
-#[derive(Debug, Clone, Serialize)]
-pub struct PromptMatch {
-    /// Single things: the object.
-    pub object: Share,
-    /// Single things of a named colour: the colour.
-    pub colour: Share,
-    /// All pictures: the background.
-    pub background: Share,
-    /// Captions that name the style: the style.
-    pub style: Share,
-    /// Single things: everything at once.
-    pub single: Share,
-    /// Two or three of a kind: the count.
-    pub count: Share,
-    /// Pairs: both objects, wherever they stand.
-    pub pair_objects: Share,
-    /// Pairs with a named colour: every colour on its object.
-    pub pair_colours: Share,
-    /// Pairs: left of, or above, in the right order.
-    pub relation: Share,
-    /// All pictures: everything at once.
-    pub caption: Share,
 }
 
 /// Counts over pictures.
@@ -171,22 +123,10 @@ pub fn prompt_match(seen: &[Seen]) -> PromptMatch {
         count: share(&Seen::is_count, &Seen::arrangement),
         pair_objects: share(&Seen::is_pair, &Seen::objects),
         pair_colours: share(&|s| s.is_pair() && coloured(s), &Seen::colours),
-        relation: share(&Seen::is_pair, &Seen::arrangement),
+        relation: share(&|s| s.is_pair() && s.objects(), &Seen::arrangement),
+        pair: share(&Seen::is_pair, &Seen::everything),
         caption: share(&|_| true, &Seen::everything),
     }
-}
-
-/// Held-out combinations against the same kind of caption with trained ones.
-#[derive(Debug, Clone, Serialize)]
-pub struct Composition {
-    /// Object and colour both right, of single things in a held-out colour.
-    pub held_out_colour: Share,
-    /// The same, in a trained colour.
-    pub trained_colour: Share,
-    /// Both objects there, of held-out pairs.
-    pub held_out_pair: Share,
-    /// The same, of trained pairs.
-    pub trained_pair: Share,
 }
 
 /// Counts what was held out of training apart from what was not.
@@ -319,18 +259,6 @@ mod tests {
     use crate::train::scenes::{Scenes, Split};
 
     #[test]
-    fn wilson_s_interval_is_the_textbook_s() {
-        let share = Share::of((0..10).map(|i| i < 8));
-        assert_eq!((share.right, share.of, share.share), (8, 10, 0.8));
-        assert!(
-            (share.low - 0.4902).abs() < 1e-3 && (share.high - 0.9433).abs() < 1e-3,
-            "{share:?}"
-        );
-        let none = Share::of([]);
-        assert_eq!((none.of, none.low, none.high), (0, 0., 1.));
-    }
-
-    #[test]
     fn right_answers_score_everything_and_each_wrong_one_costs_its_own() -> Result<()> {
         let scenes = Scenes::new(16)?;
         let all = Form { style: true, white: true };
@@ -350,24 +278,28 @@ mod tests {
                 m.pair_objects,
                 m.pair_colours,
                 m.relation,
+                m.pair,
                 m.caption,
             ]
             .map(|share| share.share))
         };
-        assert_eq!(shares(&right)?, [1.; 10]);
-        // One question answered wrong everywhere: which of the ten shares must suffer.
+        assert_eq!(shares(&right)?, [1.; 11]);
+        // One question answered wrong everywhere: which of the eleven shares must suffer.
         for (question, hurt) in [
-            (Question::Layout, &[4usize, 5, 8, 9][..]),
-            (Question::First, &[0, 4, 6, 7, 8, 9]),
-            (Question::Second, &[6, 7, 8, 9]),
-            (Question::FirstColour, &[1, 4, 7, 9]),
-            (Question::SecondColour, &[7, 9]),
-            (Question::Background, &[2, 4, 9]),
-            (Question::Style, &[3, 4, 9]),
+            (Question::Layout, &[4usize, 5, 8, 9, 10][..]),
+            (Question::First, &[0, 4, 6, 7, 8, 9, 10]),
+            (Question::Second, &[6, 7, 8, 9, 10]),
+            (Question::FirstColour, &[1, 4, 7, 9, 10]),
+            (Question::SecondColour, &[7, 9, 10]),
+            (Question::Background, &[2, 4, 9, 10]),
+            (Question::Style, &[3, 4, 9, 10]),
         ] {
             let wrong = right.copy();
             let mut column = wrong.select(1, question as i64);
             column.copy_(&(&column + 1).fmod(question.answers() as f64));
+            for seen in Seen::all(&truths, &wrong)? {
+                assert_eq!(seen.wrong().is_empty(), seen.everything(), "{seen:?}");
+            }
             for (i, share) in shares(&wrong)?.into_iter().enumerate() {
                 assert_eq!(share < 1., hurt.contains(&i), "{question:?}, share {i}: {share}");
             }
@@ -386,6 +318,7 @@ mod tests {
         let form = Form { style: true, white: true };
         let seen = &Seen::all(&[(truth, form)], &turned)?[0];
         assert!(seen.objects() && !seen.arrangement() && !seen.everything());
+        assert!(seen.wrong().contains(&"relation") && !seen.wrong().contains(&"object"));
         Ok(())
     }
 

@@ -1,13 +1,13 @@
 //! The judge's training: scenes in, what is true of them out.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::run::begin_from;
 use super::scenes::{Background, Colour, Object, Relation, Style, Thing, Truth};
 use super::vae::{to_range, write_component};
-use super::{Optimizer, Progress, Settings, Task, run};
+use super::{Learner, Optimizer, Parts, Progress, Settings, Task, run};
 use crate::models::judge::{Judge, JudgeConfig, Verdict};
 use crate::noise::with_seed;
 use crate::weights::Params;
@@ -140,6 +140,11 @@ pub fn answers(verdict: &Verdict) -> Tensor {
     Tensor::stack(&best, 1).to_device(Device::Cpu)
 }
 
+/// The folder of the embedded judge.
+pub fn judge_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/judge")
+}
+
 /// A judge for scenes of `sample_size` x `sample_size` pixels.
 pub fn judge_config(sample_size: i64) -> JudgeConfig {
     JudgeConfig {
@@ -151,49 +156,98 @@ pub fn judge_config(sample_size: i64) -> JudgeConfig {
     }
 }
 
-/// The mean of the questions' cross-entropies, of those scenes for which a question has an answer.
-pub fn judging_loss(verdict: &Verdict, labels: &Tensor) -> Tensor {
+/// How often a question has an answer, over scenes' [`labels`]: the inverse of its weight in the loss, so that
+/// questions that only pairs have an answer to count as much as the others.
+fn shares(labels: &Tensor) -> Result<Vec<f64>> {
+    let known = labels.ne(NOTHING).to_kind(Kind::Double);
+    Ok(Vec::try_from(known.mean_dim([0i64].as_slice(), false, Kind::Double))?)
+}
+
+/// The mean of the questions' cross-entropies, over those scenes for which a question has an answer; `shares`
+/// says of how many it has one.
+fn judging_loss(verdict: &Verdict, labels: &Tensor, shares: &[f64]) -> Tensor {
     let none = None::<&Tensor>;
-    let one = |(logits, truth): (&Tensor, Tensor)| {
-        let known = truth.ne(NOTHING).sum(Kind::Float).clamp_min(1.);
-        let truth = truth.to_device(logits.device());
+    let labels = labels.to_device(verdict.features.device());
+    let one = |((logits, truth), share): ((&Tensor, Tensor), &f64)| {
         let sum = logits.cross_entropy_loss(&truth, none, Reduction::Sum, NOTHING, 0.);
-        sum / known.to_device(logits.device())
+        sum / (share.max(1e-3) * truth.size()[0] as f64)
     };
-    let all: Vec<Tensor> = verdict.logits.iter().zip(labels.unbind(1)).map(one).collect();
-    Tensor::stack(&all, 0).mean(Kind::Float)
+    let all = verdict.logits.iter().zip(labels.unbind(1)).zip(shares);
+    Tensor::stack(&all.map(one).collect::<Vec<_>>(), 0).mean(Kind::Float)
+}
+
+/// Turns the colours [B, 3, H, W] around the grey axis by `angle` [B, 1, 1, 1], in radians; what leaves [-1, 1]
+/// is cut off.
+///
+/// ```text
+/// x = g + cos a (x - g) + sin a / sqrt(3) (1, 1, 1) cross x,   g the mean of x, for each channel
+/// ```
+/// Rodrigues 1840.
+fn turn_hues(image: &Tensor, angle: &Tensor) -> Tensor {
+    let grey = image.mean_dim([1i64].as_slice(), true, Kind::Float);
+    let channel = |i: i64| image.narrow(1, i % 3, 1);
+    let crossed: Vec<Tensor> = (0..3).map(|i| channel(i + 2) - channel(i + 1)).collect();
+    let crossed = Tensor::cat(&crossed, 1) / 3f64.sqrt();
+    let turned = (image - &grey) * angle.cos() + crossed * angle.sin();
+    (grey + turned).clamp(-1., 1.)
 }
 
 struct Judging<'a> {
-    judge: Judge,
     batch: i64,
     pictures: &'a Tensor,
-    labels: &'a Tensor,
+    labels: Tensor,
+}
+
+struct Pupil {
+    judge: Judge,
+    shares: Vec<f64>,
+}
+
+impl Learner for Pupil {
+    /// Of pictures in [-1, 1] and what is true of them.
+    fn loss(&self, batch: &[Tensor]) -> Result<(Tensor, Parts)> {
+        let labels = &batch[1];
+        let verdict = self.judge.look(&batch[0])?;
+        let right = answers(&verdict).eq_tensor(labels).logical_or(&labels.eq(NOTHING));
+        let all = right.all_dim(1, false).to_kind(Kind::Float).mean(Kind::Float);
+        let loss = judging_loss(&verdict, labels, &self.shares);
+        Ok((loss, vec![("all_right", all.double_value(&[]))]))
+    }
 }
 
 impl Task for Judging<'_> {
-    fn loss(&self, seed: i64) -> Result<(Tensor, Vec<(&'static str, f64)>)> {
+    type Network = Pupil;
+
+    fn batch(&self, seed: i64) -> Result<Vec<Tensor>> {
         let size = self.pictures.size();
-        let (index, noise, strength) = with_seed(seed, || {
+        let (float, shape) = ((Kind::Float, Device::Cpu), [self.batch, size[1], size[2], size[3]]);
+        let (index, noise, strength, blur, turned, angle) = with_seed(seed, || {
             let index = Tensor::randint(size[0], [self.batch], (Kind::Int64, Device::Cpu));
-            let shape = [self.batch, size[1], size[2], size[3]];
-            let noise = Tensor::randn(shape, (Kind::Float, Device::Cpu));
-            (index, noise, Tensor::rand([self.batch, 1, 1, 1], (Kind::Float, Device::Cpu)))
+            let each = || Tensor::rand([self.batch, 1, 1, 1], float);
+            (index, Tensor::randn(shape, float), each(), each(), each().lt(0.5), each())
         });
-        // A little noise, so that the judge does not cling to single pixels that a drawing model misses.
-        let image = to_range(&self.pictures.index_select(0, &index)) + noise * strength * 0.1;
-        let labels = self.labels.index_select(0, &index);
-        let verdict = self.judge.look(&image)?;
-        let right = answers(&verdict).eq_tensor(&labels).logical_or(&labels.eq(NOTHING));
-        let all = right.all_dim(1, false).to_kind(Kind::Float).mean(Kind::Float);
-        Ok((judging_loss(&verdict, &labels), vec![("all_right", all.double_value(&[]))]))
+        let [pictures, labels] = [self.pictures, &self.labels].map(|t| t.index_select(0, &index));
+        // A little noise and up to half the sharpness lost, so that the judge does not cling to single pixels
+        // that a drawing model misses.
+        let image = to_range(&pictures);
+        let soft = image
+            .avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>)
+            .upsample_bilinear2d(&size[2..], false, None, None);
+        let image = &image + (soft - &image) * blur + noise * strength * 0.1;
+        // Half of them in other hues and not asked for colours, so that it knows objects by their shape: those
+        // in colours that no training scene has must look as familiar as the others.
+        let image = turn_hues(&image, &(angle * std::f64::consts::TAU)).where_self(&turned, &image);
+        let asked = [Question::FirstColour, Question::SecondColour, Question::Background];
+        let colours: Vec<bool> = Question::ALL.iter().map(|q| asked.contains(q)).collect();
+        let hidden = turned.view([-1, 1]).logical_and(&Tensor::from_slice(&colours));
+        Ok(vec![image, labels.masked_fill(&hidden, NOTHING)])
     }
 
     /// The pictures of which it is least sure: what is left to learn.
-    fn sheet(&self, path: &Path) -> Result<()> {
+    fn sheet(&self, network: &Pupil, path: &Path) -> Result<()> {
         let count = self.pictures.size()[0].min(256);
         let image = to_range(&self.pictures.narrow(0, 0, count));
-        let verdict = no_grad(|| self.judge.look(&image))?;
+        let verdict = no_grad(|| network.judge.look(&image))?;
         let sure: Vec<Tensor> = verdict
             .logits
             .iter()
@@ -205,9 +259,9 @@ impl Task for Judging<'_> {
         super::vae::write_sheet(path, &image.index_select(0, &order), shown.min(8))
     }
 
-    fn export(&self, optimizer: &Optimizer, folder: &Path) -> Result<()> {
-        let folder = folder.join("judge");
-        write_component(&folder, "Judge", self.judge.config(), optimizer.average(), "")
+    fn export(&self, network: &Pupil, optimizer: &Optimizer, folder: &Path) -> Result<()> {
+        let (folder, config) = (folder.join("judge"), network.judge.config());
+        write_component(&folder, "Judge", config, optimizer.average(), "")
     }
 }
 
@@ -232,11 +286,31 @@ pub fn train_judge(
         let expected = format!("{}, one a picture", pictures.size()[0]);
         return Err(Error::argument("truths", expected, truths.len(), ""));
     }
-    let params = Params::fresh(kind, device);
-    let judge = with_seed(settings.seed, || Judge::new(&params, config))?;
-    if let Some(folder) = &settings.from {
-        begin_from(&params, "", &folder.join("judge"), None)?;
+    let labels = labels(truths);
+    let shares = shares(&labels)?;
+    let build = || {
+        let params = Params::fresh(kind, device);
+        let judge = with_seed(settings.seed, || Judge::new(&params, config))?;
+        if let Some(folder) = &settings.from {
+            begin_from(&params, &folder.join("judge"), |name| Some(name.to_owned()), None)?;
+        }
+        Ok((params, Pupil { judge, shares: shares.clone() }))
+    };
+    run(build, settings, &Judging { batch: settings.batch, pictures, labels }, progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_third_of_a_turn_moves_red_to_green_and_leaves_grey() {
+        let colours = Tensor::from_slice(&[1f32, -1., -1., 0.3, 0.3, 0.3]).view([2, 3, 1, 1]);
+        let third =
+            Tensor::full([2, 1, 1, 1], std::f64::consts::TAU / 3., (Kind::Float, Device::Cpu));
+        let turned = Vec::<f32>::try_from(turn_hues(&colours, &third).reshape([-1])).unwrap();
+        for (got, expected) in turned.iter().zip([-1f32, 1., -1., 0.3, 0.3, 0.3]) {
+            assert!((got - expected).abs() < 1e-5, "{turned:?}");
+        }
     }
-    let task = Judging { judge, batch: settings.batch, pictures, labels: &labels(truths) };
-    run(&params, settings, &task, progress)
 }

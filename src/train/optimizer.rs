@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
+use super::workers::{at_once, share_out};
 use crate::{Error, Result};
 
 /// How a step is taken.
@@ -31,7 +32,7 @@ const MOMENTUM: f64 = 0.95;
 /// value of `x` [m, n] near 1.
 ///
 /// ```text
-/// X = G / |G|      five times: A = X X^T,  X = 3.4445 X + (-4.7750 A + 2.0315 A A) X
+/// X = G / |G|      five times: A = X X^T,  X = (3.4445 I + (-4.7750 I + 2.0315 A) A) X
 /// ```
 /// Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 pub fn orthogonal(gradient: &Tensor) -> Tensor {
@@ -41,10 +42,17 @@ pub fn orthogonal(gradient: &Tensor) -> Tensor {
     x /= x.norm().to_kind(Kind::BFloat16) + 1e-7;
     for _ in 0..5 {
         let a = x.matmul(&x.transpose(0, 1));
-        let b = &a * -4.7750 + a.matmul(&a) * 2.0315;
-        x = &x * 3.4445 + b.matmul(&x);
+        let inner = plus_identity(&a * 2.0315, -4.7750);
+        x = plus_identity(inner.matmul(&a), 3.4445).matmul(&x);
     }
     wide(&x).to_kind(gradient.kind())
+}
+
+/// `x + scale I`, of a square x.
+fn plus_identity(x: Tensor, scale: f64) -> Tensor {
+    let mut diagonal = x.diagonal(0, 0, 1);
+    diagonal += scale;
+    x
 }
 
 impl Default for OptimizerConfig {
@@ -64,8 +72,10 @@ impl Default for OptimizerConfig {
 /// One trainable tensor and what the optimiser keeps of it, all in f32.
 struct Slot {
     name: String,
-    /// What the network computes with, in its dtype.
-    variable: Tensor,
+    /// What the network computes with, in its dtype; one for each of its replicas.
+    variables: Vec<Tensor>,
+    /// The replicas' gradients together.
+    grad: Option<Tensor>,
     master: Tensor,
     mean: Tensor,
     square: Tensor,
@@ -89,34 +99,102 @@ impl Slot {
     fn is_inner(&self) -> bool {
         self.decays() && !["conv_in.", "conv_out."].iter().any(|edge| self.name.contains(edge))
     }
+
+    /// Gives the network, and its replicas, these weights.
+    fn put(&self, weights: &Tensor) {
+        for variable in &self.variables {
+            no_grad(|| variable.detach().copy_(weights));
+        }
+    }
+
+    /// Adds up the replicas' gradients; returns the sum of their squares.
+    fn collect(&mut self) -> f64 {
+        let grads = self.variables.iter().map(Tensor::grad).filter(Tensor::defined);
+        self.grad = grads.map(|grad| grad.to_kind(Kind::Float)).reduce(|sum, grad| sum + grad);
+        let square = |grad: &Tensor| grad.square().sum(Kind::Float).double_value(&[]);
+        self.grad.as_ref().map_or(0., square)
+    }
+
+    /// Takes the `k`-th step.
+    fn update(&mut self, config: &OptimizerConfig, k: i32, learning_rate: f64, clip: f64) {
+        let OptimizerConfig { beta1, beta2, eps, weight_decay, ema_decay, muon, .. } = *config;
+        let Some(mut grad) = self.grad.take() else { return };
+        grad *= clip;
+        if self.decays() {
+            self.master *= 1. - learning_rate * weight_decay;
+        }
+        if muon && self.is_inner() {
+            let _ = self.mean.lerp_(&grad, 1. - MOMENTUM);
+            let ahead = self.mean.lerp(&grad, 1. - MOMENTUM).flatten(1, -1);
+            let longer = ahead.size().into_iter().max().unwrap_or(1) as f64;
+            let rate = learning_rate * 0.2 * longer.sqrt();
+            self.master -= orthogonal(&ahead).view_as(&self.master) * rate;
+        } else {
+            let (mean_bias, square_bias) = (1. - beta1.powi(k), 1. - beta2.powi(k));
+            let _ = self.mean.lerp_(&grad, 1. - beta1);
+            self.square *= beta2;
+            let _ = self.square.addcmul_(&grad, &(&grad * (1. - beta2)));
+            let spread = (&self.square / square_bias).sqrt_() + eps;
+            let _ = self.master.addcdiv_(&(&self.mean * (-learning_rate / mean_bias)), &spread);
+        }
+        // A young average follows quickly, so that it does not remember the start.
+        let follow = 1. - ema_decay.min((1. + f64::from(k)) / (10. + f64::from(k)));
+        let _ = self.ema.lerp_(&self.master, follow);
+        self.put(&self.master);
+    }
 }
 
 /// The state of a training: everything that a step changes.
 pub struct Optimizer {
     config: OptimizerConfig,
     slots: Vec<Slot>,
+    threads: usize,
     /// The number of steps taken.
     pub step: u64,
 }
 
 impl Optimizer {
-    /// Starts from the network's tensors as they are.
-    pub fn new(variables: Vec<(String, Tensor)>, config: OptimizerConfig) -> Self {
-        let slot = |(name, variable): (String, Tensor)| {
+    /// Starts from the tensors of a network, or of replicas of one: all get the weights of the first. As many
+    /// threads as there are replicas share out the work of a step.
+    ///
+    /// # Errors
+    /// No network; replicas that differ.
+    pub fn new(replicas: Vec<Vec<(String, Tensor)>>, config: OptimizerConfig) -> Result<Self> {
+        let wrong =
+            |got: &str| Error::argument("the networks to be trained", "replicas of one", got, "");
+        let Some(first) = replicas.first() else { return Err(wrong("none")) };
+        let names = |of: &[(String, Tensor)]| -> Vec<(String, Vec<i64>)> {
+            of.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect()
+        };
+        if replicas.iter().any(|other| names(other) != names(first)) {
+            return Err(wrong("others"));
+        }
+        let slot = |(i, (name, variable)): (usize, &(String, Tensor))| {
             let master = variable.detach().to_kind(Kind::Float).copy();
-            Slot {
-                name,
+            let slot = Slot {
+                name: name.clone(),
+                variables: replicas.iter().map(|other| other[i].1.shallow_clone()).collect(),
+                grad: None,
                 mean: master.zeros_like(),
                 square: master.zeros_like(),
                 ema: master.copy(),
                 master,
-                variable,
-            }
+            };
+            slot.put(&slot.master);
+            slot
         };
-        Self { config, slots: variables.into_iter().map(slot).collect(), step: 0 }
+        let slots = first.iter().enumerate().map(slot).collect();
+        Ok(Self { config, slots, threads: replicas.len(), step: 0 })
     }
 
-    /// One step on the gradients of `loss`; returns their norm.
+    /// Forgets the gradients, those of the loss are to be had next.
+    pub fn zero_grad(&mut self) {
+        for variable in self.slots.iter_mut().flat_map(|slot| &mut slot.variables) {
+            variable.zero_grad();
+        }
+    }
+
+    /// One step on the gradients of the replicas, taken together; returns their norm.
     ///
     /// ```text
     /// m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2
@@ -131,28 +209,15 @@ impl Optimizer {
     /// both step equally far.
     ///
     /// # Errors
-    /// A loss or a gradient that is not finite: the training has diverged.
-    pub fn minimize(&mut self, loss: &Tensor, learning_rate: f64) -> Result<f64> {
-        for slot in &mut self.slots {
-            slot.variable.zero_grad();
-        }
-        loss.backward();
+    /// A gradient that is not finite: the training has diverged.
+    pub fn step(&mut self, learning_rate: f64) -> Result<f64> {
         self.step += 1;
-        no_grad(|| self.update(learning_rate))
-    }
-
-    fn update(&mut self, learning_rate: f64) -> Result<f64> {
-        let OptimizerConfig { beta1, beta2, eps, weight_decay, max_grad_norm, ema_decay, muon } =
-            self.config;
-        let grads: Vec<Option<Tensor>> = self
-            .slots
-            .iter()
-            .map(|slot| Some(slot.variable.grad()).filter(Tensor::defined))
-            .map(|grad| grad.map(|g| g.to_kind(Kind::Float)))
-            .collect();
-        let squares: Vec<Tensor> =
-            grads.iter().flatten().map(|g| g.square().sum(Kind::Float)).collect();
-        let norm = Tensor::stack(&squares, 0).sum(Kind::Double).sqrt().double_value(&[]);
+        let cost = |slot: &&mut Slot| slot.master.numel();
+        let mut groups = share_out(self.slots.iter_mut(), self.threads, cost);
+        let squares = at_once(&mut groups, |group| {
+            no_grad(|| group.iter_mut().map(|slot| slot.collect()).sum::<f64>())
+        });
+        let norm = squares.iter().sum::<f64>().sqrt();
         if !norm.is_finite() {
             return Err(Error::argument(
                 "gradient",
@@ -161,48 +226,21 @@ impl Optimizer {
                 "the training has diverged: resume from the last checkpoint with a lower learning rate",
             ));
         }
-        let clip = (max_grad_norm / (norm + 1e-6)).min(1.);
-        let k = self.step.min(i32::MAX as u64) as i32;
-        let (mean_bias, square_bias) = (1. - beta1.powi(k), 1. - beta2.powi(k));
-        // A young average follows quickly, so that it does not remember the start.
-        let follow = 1. - ema_decay.min((1. + k as f64) / (10. + k as f64));
-        for (slot, grad) in self.slots.iter_mut().zip(grads) {
-            let Some(grad) = grad else { continue };
-            let grad = grad * clip;
-            if slot.decays() {
-                slot.master *= 1. - learning_rate * weight_decay;
-            }
-            if muon && slot.is_inner() {
-                let _ = slot.mean.lerp_(&grad, 1. - MOMENTUM);
-                let ahead = slot.mean.lerp(&grad, 1. - MOMENTUM).flatten(1, -1);
-                let longer = ahead.size().into_iter().max().unwrap_or(1) as f64;
-                let rate = learning_rate * 0.2 * longer.sqrt();
-                slot.master -= orthogonal(&ahead).view_as(&slot.master) * rate;
-            } else {
-                let _ = slot.mean.lerp_(&grad, 1. - beta1);
-                slot.square *= beta2;
-                let _ = slot.square.addcmul_(&grad, &(&grad * (1. - beta2)));
-                let spread = (&slot.square / square_bias).sqrt_() + eps;
-                let _ = slot.master.addcdiv_(&(&slot.mean * (-learning_rate / mean_bias)), &spread);
-            }
-            let _ = slot.ema.lerp_(&slot.master, follow);
-            slot.variable.detach().copy_(&slot.master);
-        }
+        let (config, k) = (self.config, self.step.min(i32::MAX as u64) as i32);
+        let clip = (config.max_grad_norm / (norm + 1e-6)).min(1.);
+        at_once(&mut groups, |group| {
+            no_grad(|| {
+                group.iter_mut().for_each(|slot| slot.update(&config, k, learning_rate, clip))
+            });
+        });
         Ok(norm)
     }
 
     /// Runs `look` while the network has the averaged weights.
     pub fn with_average<T>(&self, look: impl FnOnce() -> T) -> T {
-        let put = |from: fn(&Slot) -> &Tensor| {
-            no_grad(|| {
-                for slot in &self.slots {
-                    slot.variable.detach().copy_(from(slot));
-                }
-            })
-        };
-        put(|slot| &slot.ema);
+        self.slots.iter().for_each(|slot| slot.put(&slot.ema));
         let seen = look();
-        put(|slot| &slot.master);
+        self.slots.iter().for_each(|slot| slot.put(&slot.master));
         seen
     }
 
@@ -235,7 +273,7 @@ impl Optimizer {
                 }
                 no_grad(|| tensor.shallow_clone().copy_(&saved));
             }
-            no_grad(|| slot.variable.detach().copy_(&slot.master));
+            slot.put(&slot.master);
         }
         self.step = step;
         Ok(())
@@ -247,14 +285,24 @@ mod tests {
     use super::*;
     use crate::noise::standard_normal;
 
+    fn minimize(optimizer: &mut Optimizer, loss: &Tensor, learning_rate: f64) -> Result<f64> {
+        optimizer.zero_grad();
+        loss.backward();
+        optimizer.step(learning_rate)
+    }
+
+    fn named(name: &str, tensor: &Tensor) -> Vec<(String, Tensor)> {
+        vec![(name.into(), tensor.shallow_clone())]
+    }
+
     #[test]
     fn the_first_steps_are_those_of_the_equation() -> Result<()> {
         let w = Tensor::from_slice(&[1f32, -2.]).view([1, 2]).set_requires_grad(true);
         let settings = OptimizerConfig { max_grad_norm: 1e9, ..OptimizerConfig::default() };
-        let mut optimizer = Optimizer::new(vec![("w".into(), w.shallow_clone())], settings);
+        let mut optimizer = Optimizer::new(vec![named("w", &w)], settings)?;
         let (mut x, mut m, mut v) = ([1f64, -2.], [0f64; 2], [0f64; 2]);
         for k in 1..=5 {
-            optimizer.minimize(&w.square().sum(Kind::Float), 0.1)?;
+            minimize(&mut optimizer, &w.square().sum(Kind::Float), 0.1)?;
             for i in 0..2 {
                 let g = 2. * x[i];
                 m[i] = 0.9 * m[i] + 0.1 * g;
@@ -292,10 +340,10 @@ mod tests {
                 .collect::<Result<_>>()?;
             let named = names.iter().zip(&tensors).map(|(n, t)| (n.to_string(), t.shallow_clone()));
             let config = OptimizerConfig { muon, weight_decay: 0., ..OptimizerConfig::default() };
-            let mut optimizer = Optimizer::new(named.collect(), config);
+            let mut optimizer = Optimizer::new(vec![named.collect()], config)?;
             let before: Vec<Tensor> = tensors.iter().map(Tensor::copy).collect();
             let loss = tensors.iter().map(|t| t.square().sum(Kind::Float)).sum::<Tensor>();
-            optimizer.minimize(&loss, 0.1)?;
+            minimize(&mut optimizer, &loss, 0.1)?;
             let far = |(a, b): (&Tensor, &Tensor)| (a - b).norm().double_value(&[]);
             Ok(tensors.iter().zip(&before).map(far).collect())
         };
@@ -309,8 +357,45 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_is_an_error() {
         let w = Tensor::from_slice(&[0f32]).set_requires_grad(true);
-        let mut optimizer =
-            Optimizer::new(vec![("w".into(), w.shallow_clone())], OptimizerConfig::default());
-        assert!(optimizer.minimize(&w.sqrt().sum(Kind::Float), 0.1).is_err());
+        let config = OptimizerConfig::default();
+        let mut optimizer = Optimizer::new(vec![named("w", &w)], config).unwrap();
+        assert!(minimize(&mut optimizer, &w.sqrt().sum(Kind::Float), 0.1).is_err());
+    }
+
+    /// Two replicas with a half of the loss each step as one network does, and stay alike.
+    #[test]
+    fn replicas_together_step_as_one() -> Result<()> {
+        let config = OptimizerConfig { muon: true, ..OptimizerConfig::default() };
+        let fresh = |seed| -> Result<Vec<(String, Tensor)>> {
+            let tensor = |(name, shape): (&str, &[i64])| -> Result<(String, Tensor)> {
+                Ok((name.into(), standard_normal(shape, seed)?.set_requires_grad(true)))
+            };
+            [("inner.weight", &[3i64, 4][..]), ("bias", &[4])].into_iter().map(tensor).collect()
+        };
+        let x = standard_normal(&[6, 3], 9)?;
+        let loss = |net: &[(String, Tensor)], x: &Tensor| {
+            (x.matmul(&net[0].1) + &net[1].1).square().sum(Kind::Float)
+        };
+        let (one, a, b) = (fresh(1)?, fresh(1)?, fresh(2)?);
+        let share = |net: &[(String, Tensor)]| -> Vec<(String, Tensor)> {
+            net.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect()
+        };
+        let mut alone = Optimizer::new(vec![share(&one)], config)?;
+        let mut together = Optimizer::new(vec![share(&a), share(&b)], config)?;
+        for _ in 0..3 {
+            let norm = minimize(&mut alone, &loss(&one, &x), 0.1)?;
+            together.zero_grad();
+            loss(&a, &x.narrow(0, 0, 2)).backward();
+            loss(&b, &x.narrow(0, 2, 4)).backward();
+            assert!((together.step(0.1)? / norm - 1.).abs() < 1e-4);
+        }
+        for ((one, a), b) in one.iter().zip(&a).zip(&b) {
+            assert!((&one.1 - &a.1).abs().max().double_value(&[]) < 1e-3);
+            assert_eq!(a.1, b.1);
+        }
+        let names = OptimizerConfig::default();
+        assert!(Optimizer::new(vec![], names).is_err());
+        assert!(Optimizer::new(vec![named("a", &x), named("b", &x)], names).is_err());
+        Ok(())
     }
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
+use super::workers::at_once;
 use super::{Optimizer, OptimizerConfig};
+use crate::plot::loss_curve;
 use crate::weights::{Params, TensorFile, weight_files, write_tensors};
 use crate::{Error, Result};
 
@@ -35,6 +37,8 @@ pub struct Settings {
     pub sheet_every: u64,
     /// Stop, with a checkpoint, after this step although the training is longer.
     pub stop_at: Option<u64>,
+    /// Replicas of the network that learn at once, each on a core of its own from its share of a batch.
+    pub workers: usize,
     /// Begin with the networks of this diffusers folder, and not with fresh ones. A checkpoint goes before.
     pub from: Option<PathBuf>,
     /// How a step is taken.
@@ -66,25 +70,41 @@ impl Settings {
     }
 }
 
+/// The parts of a loss, by name.
+pub type Parts = Vec<(&'static str, f64)>;
+
+/// A network and its loss.
+pub trait Learner: Send {
+    /// The mean loss of some samples and what else the log is to say of them. Everything random comes with the
+    /// samples.
+    ///
+    /// # Errors
+    /// Samples that the network cannot take.
+    fn loss(&self, batch: &[Tensor]) -> Result<(Tensor, Parts)>;
+}
+
 /// What is being trained.
 pub trait Task {
-    /// The loss of one batch and, by name, the parts that it is made of. `seed` belongs to this step.
+    /// The network.
+    type Network: Learner;
+
+    /// Draws the samples of one step, a row of each tensor one sample. `seed` belongs to this step.
     ///
     /// # Errors
     /// Whatever stops a batch from being made.
-    fn loss(&self, seed: i64) -> Result<(Tensor, Vec<(&'static str, f64)>)>;
+    fn batch(&self, seed: i64) -> Result<Vec<Tensor>>;
 
     /// Draws what the network can do now, with the averaged weights in place.
     ///
     /// # Errors
     /// A picture that cannot be made or written.
-    fn sheet(&self, path: &Path) -> Result<()>;
+    fn sheet(&self, network: &Self::Network, path: &Path) -> Result<()>;
 
     /// Writes the network with the averaged weights that `optimizer` has.
     ///
     /// # Errors
     /// A folder that cannot be written to.
-    fn export(&self, optimizer: &Optimizer, folder: &Path) -> Result<()>;
+    fn export(&self, network: &Self::Network, optimizer: &Optimizer, folder: &Path) -> Result<()>;
 }
 
 /// How far a training is.
@@ -113,27 +133,81 @@ struct Mark {
 
 const MARK: &str = "training";
 
-/// Trains until `settings.steps`, going on from the checkpoint in `settings.out` if there is one.
+/// A replica and its share of a batch.
+struct Worker<N> {
+    network: N,
+    samples: Vec<Tensor>,
+    /// Of all samples of the batch.
+    share: f64,
+}
+
+impl<N: Learner> Worker<N> {
+    /// Adds the gradient of its share of the loss to the replica's; returns the share.
+    fn learn(&self) -> Result<(f64, Parts)> {
+        let (loss, mut parts) = self.network.loss(&self.samples)?;
+        let loss = loss * self.share;
+        loss.backward();
+        parts.iter_mut().for_each(|(_, value)| *value *= self.share);
+        Ok((loss.double_value(&[]), parts))
+    }
+}
+
+/// Hands out a batch in shares that differ by at most one sample.
+fn share_batch<N>(workers: &mut [Worker<N>], batch: &[Tensor]) {
+    let total = batch.first().map_or(0, |tensor| tensor.size()[0]);
+    let count = workers.len() as i64;
+    for (i, worker) in workers.iter_mut().enumerate() {
+        let (from, to) = (total * i as i64 / count, total * (i as i64 + 1) / count);
+        worker.samples = batch.iter().map(|tensor| tensor.narrow(0, from, to - from)).collect();
+        worker.share = (to - from) as f64 / total as f64;
+    }
+}
+
+/// All workers learn at once: the loss of the batch and its parts.
+fn learn<N: Learner>(workers: &mut [Worker<N>]) -> Result<(f64, Parts)> {
+    let mut all = at_once(workers, |worker| worker.learn()).into_iter();
+    let (mut loss, mut parts) = all.next().unwrap_or_else(|| Ok((0., Vec::new())))?;
+    for one in all {
+        let (more, others) = one?;
+        loss += more;
+        parts.iter_mut().zip(others).for_each(|((_, sum), (_, value))| *sum += value);
+    }
+    Ok((loss, parts))
+}
+
+/// Trains until `settings.steps`, going on from the checkpoint in `settings.out` if there is one. `build` makes
+/// the network with the tensors that are to be trained, once for every worker.
 ///
 /// # Errors
 /// A loss that is not finite; a folder that cannot be written to; a checkpoint of other settings.
-pub fn run(
-    params: &Params,
+pub fn run<T: Task>(
+    build: impl Fn() -> Result<(Params, T::Network)>,
     settings: &Settings,
-    task: &impl Task,
+    task: &T,
     mut progress: impl FnMut(&Progress),
 ) -> Result<()> {
     settings.check()?;
     let out = &settings.out;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    let mut optimizer = Optimizer::new(params.variables(), settings.optimizer);
+    let count = settings.workers.clamp(1, settings.batch as usize);
+    let (mut workers, mut variables) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let (params, network) = build()?;
+        variables.push(params.variables());
+        workers.push(Worker { network, samples: Vec::new(), share: 1. });
+    }
+    let mut optimizer = Optimizer::new(variables, settings.optimizer)?;
     let checkpoint = out.join("checkpoint.safetensors");
     if checkpoint.is_file() {
         resume(&mut optimizer, &checkpoint, settings)?;
     }
     let mut log = Log::open(&out.join("loss.csv"), optimizer.step)?;
-    let save = |optimizer: &Optimizer| {
-        task.export(optimizer, &out.join("model"))?;
+    let save = |network: &T::Network, optimizer: &Optimizer, log: &Log| {
+        task.export(network, optimizer, &out.join("model"))?;
+        let losses = log.losses()?;
+        if !losses.is_empty() {
+            loss_curve(&[("", losses)], 100)?.save(out.join("loss.png"))?;
+        }
         let mark = settings.mark(optimizer.step);
         let text = serde_json::to_string(&mark).map_err(|e| Error::config(&checkpoint, e))?;
         write_tensors(&checkpoint, &optimizer.state(), &[(MARK.into(), text)])
@@ -144,10 +218,11 @@ pub fn run(
     let last = settings.stop_at.map_or(settings.steps, |stop| stop.min(settings.steps));
     while optimizer.step < last {
         let step = optimizer.step + 1;
-        let (loss, parts) = task.loss(step_seed(settings.seed, step))?;
+        share_batch(&mut workers, &task.batch(step_seed(settings.seed, step))?);
+        optimizer.zero_grad();
+        let (loss, parts) = learn(&mut workers)?;
         let rate = settings.rate(step);
-        let grad_norm = optimizer.minimize(&loss, rate)?;
-        let loss = loss.double_value(&[]);
+        let grad_norm = optimizer.step(rate)?;
         log.line(step, loss, rate, grad_norm, &parts)?;
         let samples = (step - first) as f64 * settings.batch as f64;
         progress(&Progress {
@@ -156,33 +231,35 @@ pub fn run(
             loss,
             samples_per_second: samples / started.elapsed().as_secs_f64(),
         });
+        let network = &workers[0].network;
         if step.is_multiple_of(settings.sheet_every.max(1)) || step == last {
             let path = out.join(format!("sheet-{step:06}.png"));
-            optimizer.with_average(|| task.sheet(&path))?;
+            optimizer.with_average(|| task.sheet(network, &path))?;
         }
         if saved.elapsed() >= settings.checkpoint_every || step == last {
-            save(&optimizer)?;
+            save(network, &optimizer, &log)?;
             saved = Instant::now();
         }
     }
     Ok(())
 }
 
-/// Gives the network below `prefix` the weights of a component's folder; of a token embedding it takes the
-/// rows that are trained.
+/// Gives a network the weights of a component's folder. `known_as` says what one of its tensors is called there;
+/// those that have no name there stay fresh. Of a token embedding it takes the rows that are trained.
 ///
 /// # Errors
 /// Weights that cannot be read, that lack a tensor or have one of another shape.
 pub(super) fn begin_from(
     params: &Params,
-    prefix: &str,
     folder: &Path,
+    known_as: impl Fn(&str) -> Option<String>,
     rows: Option<&[i64]>,
 ) -> Result<()> {
     let files: Vec<TensorFile> =
         weight_files(folder)?.iter().map(TensorFile::open).collect::<Result<_>>()?;
     for (name, variable) in params.variables() {
-        let Some(name) = name.strip_prefix(prefix) else { continue };
+        let Some(name) = known_as(&name) else { continue };
+        let name = name.as_str();
         let wrong = |got: String| {
             let expected = format!("{name} {:?}, as the network to be trained", variable.size());
             let todo = "give the options that it was trained with";
@@ -262,6 +339,16 @@ impl Log {
         crate::weights::write_file(path, kept.as_bytes())?;
         let file = std::fs::OpenOptions::new().append(true).open(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file, empty: kept.is_empty() })
+    }
+
+    /// Every step with its loss, where a logarithmic axis can show it.
+    fn losses(&self) -> Result<Vec<(usize, f64)>> {
+        let text = std::fs::read_to_string(&self.path).map_err(|e| Error::io(&self.path, e))?;
+        let line = |line: &str| {
+            let (step, rest) = line.split_once(',')?;
+            Some((step.parse().ok()?, rest.split(',').next()?.parse().ok()?))
+        };
+        Ok(text.lines().skip(1).filter_map(line).filter(|&(_, loss)| loss > 0.).collect())
     }
 
     fn line(

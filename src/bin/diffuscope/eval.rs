@@ -1,51 +1,56 @@
 //! `diffuscope eval`: how well a model draws what captions say, as numbers and as a figure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use diffuscope::models::judge::Judge;
 use diffuscope::models::vae::Vae;
 use diffuscope::noise::with_seed;
 use diffuscope::pipeline::{Request, StableDiffusion, tiny_folder};
-use diffuscope::plot::{Figure, figure, panel};
+use diffuscope::plot::{Sheet, Tile, score_curves};
 use diffuscope::sampler::Sampler;
 use diffuscope::train::evaluate::{
-    Composition, PromptMatch, Seen, Share, composition, diversity, frechet_distance,
-    kolmogorov_smirnov, nearest_distances, prompt_match,
+    Seen, composition, diversity, frechet_distance, kolmogorov_smirnov, nearest_distances,
+    prompt_match,
 };
-use diffuscope::train::judge::answers;
+use diffuscope::train::judge::{answers, judge_folder};
 use diffuscope::train::scenes::{Form, HeldOut, Scenes, Split, Truth};
+use diffuscope::train::scores::{Drawn, Memorisation, PromptMatch, Scores, Share};
+use diffuscope::train::vae::psnr;
 use diffuscope::weights::write_file;
 use diffuscope::{Error, Result};
-use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::bar;
+use crate::generate::Dtype;
 
 /// Pictures drawn at once.
 const BATCH: usize = 50;
 /// Pictures of each prompt whose distances are the diversity.
-const ALIKE: usize = 8;
+const ALIKE: usize = 4;
+/// Pictures of the sheet.
+const SHOWN: usize = 64;
 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  diffuscope train judge --out runs/judge --steps 3000
-  diffuscope eval --judge runs/judge/model/judge --out scores
-  diffuscope eval --judge runs/judge/model/judge --guidance 0,1,2,3,5,7,10,15 --count 500 --out curve
-  diffuscope eval --judge runs/judge/model/judge --split held-out --out held-out
+  diffuscope eval --out scores
+  diffuscope eval --guidance 0,1,2,3,5,7,10,15 --count 500 --out curve
+  diffuscope eval --split held-out --out held-out
+  diffuscope eval --model runs/diffusion/model --count 200 --dtype bf16 --out scores
 
-The folder gets scores.json and scores.png. Every share has its interval of 95 % (Wilson). The pictures
-are judged by the judge, a classifier; \"scenes\" and \"reconstructed\" in scores.json say how often it is
-right on true scenes, and on true scenes that went through the model's autoencoder: no drawn picture can
-be expected to score higher.")]
+The folder gets scores.json, scores.png and sheet.png: the first pictures of the first guidance scale, with
+their captions and what the judge finds wrong. Every share has its interval of 95 % (Wilson). The judge is a
+classifier, trained by `diffuscope train judge`; \"scenes\" and \"reconstructed\" in scores.json say how
+often it is right on true scenes, and on true scenes that went through the model's autoencoder: no drawn
+picture can be expected to score higher.")]
 pub struct Eval {
     /// A model for scenes: a diffusers folder [default: the embedded one]
     #[arg(long, value_name = "FOLDER")]
     model: Option<PathBuf>,
-    /// The judge's folder, as `diffuscope train judge` leaves it
+    /// A judge's folder [default: the embedded one]
     #[arg(long, value_name = "FOLDER")]
-    judge: PathBuf,
+    judge: Option<PathBuf>,
     /// The folder for the scores; it is made if it is not there
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
@@ -76,13 +81,15 @@ pub struct Eval {
     /// Scenes of the training, by its --seed and --scenes, for the check that none is drawn from memory
     #[arg(long, value_name = "SEED,N", value_delimiter = ',')]
     training: Vec<u64>,
+    /// What the model computes in
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
     /// cpu, cuda, cuda:N or mps [default: CUDA if it is there, else the CPU]
     #[arg(long, value_name = "D")]
     device: Option<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, ValueEnum)]
 enum Which {
     Train,
     HeldOut,
@@ -97,54 +104,6 @@ impl From<Which> for Split {
             Which::Any => Self::Any,
         }
     }
-}
-
-/// `scores.json`.
-#[derive(Serialize)]
-struct Scores {
-    model: String,
-    judge: String,
-    split: Which,
-    count: usize,
-    seed: u64,
-    /// The judge on true scenes.
-    scenes: PromptMatch,
-    /// The judge on true scenes that went through the autoencoder.
-    reconstructed: PromptMatch,
-    /// Of the autoencoder on true scenes, in dB: the mean over pictures.
-    psnr: f64,
-    /// Of the true scenes of the same captions: what a perfect model would score.
-    frechet_floor: f64,
-    drawn: Vec<Drawn>,
-}
-
-/// The pictures of one guidance scale and number of steps.
-#[derive(Serialize)]
-struct Drawn {
-    sampler: String,
-    num_inference_steps: usize,
-    guidance_scale: f64,
-    prompt_match: PromptMatch,
-    composition: Composition,
-    /// Between the judge's features of drawn pictures and of true scenes of other captions, and its standard deviation over
-    /// ten resamplings.
-    frechet_distance: f64,
-    frechet_deviation: f64,
-    /// Mean distance of features of pictures of one prompt, over that of true scenes of one caption.
-    diversity: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    memorisation: Option<Memorisation>,
-}
-
-/// Distances to the nearest training latents.
-#[derive(Serialize)]
-struct Memorisation {
-    /// The 5th, 50th and 95th hundredth of drawn pictures.
-    drawn: [f64; 3],
-    /// The same of fresh true scenes.
-    fresh: [f64; 3],
-    /// 0: one distribution; 1: apart.
-    kolmogorov_smirnov: f64,
 }
 
 /// What is asked for, and the true scenes.
@@ -162,8 +121,9 @@ pub fn run(args: Eval) -> Result<()> {
     let picked = diffuscope::device::pick(args.device.as_deref())?;
     eprintln!("device: {picked}");
     let folder = args.model.clone().unwrap_or_else(tiny_folder);
-    let sd = StableDiffusion::open(&folder, Kind::Float, picked.device)?;
-    let judge = Judge::open(&args.judge, Kind::Float, picked.device)?;
+    let sd = StableDiffusion::open(&folder, args.dtype.kind(), picked.device)?;
+    let judge_folder = args.judge.clone().unwrap_or_else(judge_folder);
+    let judge = Judge::open(&judge_folder, Kind::Float, picked.device)?;
     let (width, height) = sd.size(None, None)?;
     let side = judge.config().sample_size;
     if (width, height) != (side, side) {
@@ -180,55 +140,97 @@ pub fn run(args: Eval) -> Result<()> {
         Ok(prompt_match(&Seen::all(&asked.truths, answers)?))
     };
     let mut scores = Scores {
-        model: folder.display().to_string(),
-        judge: args.judge.display().to_string(),
-        split: args.split,
+        model: shown(&folder),
+        judge: shown(&judge_folder),
+        split: args.split.to_possible_value().map_or_else(String::new, |v| v.get_name().into()),
         count: args.count,
         seed: args.seed,
+        dtype: args.dtype.name().into(),
         scenes: matched(&truth_answers)?,
         reconstructed: matched(&again_answers)?,
-        psnr: psnr(&asked.images, &again),
-        frechet_floor: frechet_distance(&others, &features)?,
+        psnr: psnr(&asked.images, &again).double_value(&[]),
+        frechet_floor: apart(&others, &features)?,
         drawn: Vec::new(),
     };
+    eprintln!("{}", ceiling(&scores));
     let spread = args.true_spread(&scenes, &judge, &asked)?;
     let memory = args.memory(&scenes, &sd.vae, &asked)?;
+    let write = |scores: &Scores| {
+        let json = serde_json::to_string_pretty(scores)
+            .map_err(|e| Error::config(args.out.join("scores.json"), e))?;
+        write_file(&args.out.join("scores.json"), format!("{json}\n").as_bytes())
+    };
     for &steps in &args.steps {
         for &scale in &args.guidance {
-            let drawn =
+            let (drawn, sheet) =
                 args.draw(&sd, &judge, &asked, &others, spread, memory.as_ref(), steps, scale)?;
             eprintln!("{}", summary(&drawn));
+            if scores.drawn.is_empty() {
+                sheet.save(args.out.join("sheet.png"))?;
+            }
             scores.drawn.push(drawn);
+            write(&scores)?;
         }
     }
-    let json = serde_json::to_string_pretty(&scores)
-        .map_err(|e| Error::config(args.out.join("scores.json"), e))?;
-    write_file(&args.out.join("scores.json"), format!("{json}\n").as_bytes())?;
-    chart(&scores)?.save(args.out.join("scores.png"))?;
-    println!("{}", args.out.join("scores.json").display());
-    println!("{}", args.out.join("scores.png").display());
+    score_curves(&scores)?.save(args.out.join("scores.png"))?;
+    for file in ["scores.json", "scores.png", "sheet.png"] {
+        println!("{}", args.out.join(file).display());
+    }
     Ok(())
 }
 
+/// A folder as the scores name it: from the project's root, wherever that lies.
+fn shown(folder: &Path) -> String {
+    folder.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(folder).display().to_string()
+}
+
+fn percent(share: &Share) -> String {
+    format!("{:.1} %", 100. * share.share)
+}
+
+/// What the judge and the autoencoder can do.
+fn ceiling(scores: &Scores) -> String {
+    let parts = |m: &PromptMatch| {
+        format!(
+            "object {}, colour {}, background {}, style {}, count {}, pair objects {}, pair colours {}, \
+             relation {}, whole caption {}",
+            percent(&m.object),
+            percent(&m.colour),
+            percent(&m.background),
+            percent(&m.style),
+            percent(&m.count),
+            percent(&m.pair_objects),
+            percent(&m.pair_colours),
+            percent(&m.relation),
+            percent(&m.caption)
+        )
+    };
+    format!(
+        "the judge on true scenes: {}\nafter the autoencoder, {:.1} dB: {}",
+        parts(&scores.scenes),
+        scores.psnr,
+        parts(&scores.reconstructed)
+    )
+}
+
 fn summary(drawn: &Drawn) -> String {
-    let share = |share: &Share| format!("{:.1} %", 100. * share.share);
     let m = &drawn.prompt_match;
     format!(
         "{} steps, guidance {}: whole caption {}, single {}, object {}, colour {}, background {}, style {}, \
-         count {}, pair objects {}, pair colours {}, relation {}; Fréchet distance {:.2} ± {:.2}, \
+         count {}, pair objects {}, pair colours {}, relation {}; Fréchet distance {:.4} ± {:.4}, \
          diversity {:.2}",
         drawn.num_inference_steps,
         drawn.guidance_scale,
-        share(&m.caption),
-        share(&m.single),
-        share(&m.object),
-        share(&m.colour),
-        share(&m.background),
-        share(&m.style),
-        share(&m.count),
-        share(&m.pair_objects),
-        share(&m.pair_colours),
-        share(&m.relation),
+        percent(&m.caption),
+        percent(&m.single),
+        percent(&m.object),
+        percent(&m.colour),
+        percent(&m.background),
+        percent(&m.style),
+        percent(&m.count),
+        percent(&m.pair_objects),
+        percent(&m.pair_colours),
+        percent(&m.relation),
         drawn.frechet_distance,
         drawn.frechet_deviation,
         drawn.diversity
@@ -272,7 +274,7 @@ impl Eval {
 
     /// The number of prompts that are drawn several times.
     fn repeated(&self) -> usize {
-        (self.count / ALIKE).clamp(1, 50)
+        (self.count / ALIKE).clamp(1, 32)
     }
 
     /// The diversity of true scenes of one caption.
@@ -322,7 +324,7 @@ impl Eval {
         memory: Option<&(Tensor, Tensor)>,
         steps: usize,
         guidance_scale: f64,
-    ) -> Result<Drawn> {
+    ) -> Result<(Drawn, Sheet)> {
         let bar = bar(
             (self.count + self.repeated() * ALIKE) as u64,
             "drawing {bar:30} {pos}/{len} {eta} left",
@@ -341,13 +343,16 @@ impl Eval {
             bar.inc(count);
             made
         };
-        let (mut features, mut said, mut latents) = (vec![], vec![], vec![]);
+        let (mut features, mut said, mut latents, mut tiles) = (vec![], vec![], vec![], vec![]);
         for (i, prompts) in asked.captions.chunks(BATCH).enumerate() {
             let made = draw(prompts.to_vec(), self.seed as i64 + (i * BATCH) as i64)?;
             let (f, a) = look(judge, &made.image.clamp(-1., 1.))?;
             features.push(f);
             said.push(a);
             latents.push(flat(&made.latents));
+            for b in 0..(SHOWN.saturating_sub(tiles.len()).min(prompts.len()) as i64) {
+                tiles.push(Tile::picture(&made.image.get(b))?);
+            }
         }
         let mut alike = Vec::new();
         for caption in asked.captions.iter().take(self.repeated()) {
@@ -368,18 +373,43 @@ impl Eval {
                 })
             })
             .transpose()?;
-        Ok(Drawn {
+        let sheet = show(tiles, &asked.captions, &seen)?.note(format!(
+            "guidance scale {guidance_scale}, {steps} steps; brackets: what the judge finds wrong"
+        ));
+        let drawn = Drawn {
             sampler: self.sampler.unwrap_or_else(|| sd.scheduler.sampler()).name().into(),
             num_inference_steps: steps,
             guidance_scale,
             prompt_match: prompt_match(&seen),
             composition: composition(&seen, &HeldOut::fixed()?),
-            frechet_distance: frechet_distance(&features, truth)?,
+            frechet_distance: apart(&features, truth)?,
             frechet_deviation: deviation(&features, truth)?,
             diversity: spread(judge, &Tensor::cat(&alike, 0))? / true_spread,
             memorisation,
-        })
+        };
+        Ok((drawn, sheet.title(format!("The first pictures of seed {}", self.seed))))
     }
+}
+
+/// Pictures in rows of eight, each with its caption and what of it the judge does not find.
+fn show(tiles: Vec<Tile>, captions: &[String], seen: &[Seen]) -> Result<Sheet> {
+    let captions: Vec<String> = captions
+        .iter()
+        .zip(seen)
+        .take(tiles.len())
+        .map(|(caption, seen)| match &seen.wrong()[..] {
+            [] => caption.clone(),
+            wrong => format!("{caption} [{}]", wrong.join(", ")),
+        })
+        .collect();
+    let mut rows: Vec<Vec<Tile>> = Vec::new();
+    for tile in tiles {
+        match rows.last_mut().filter(|row| row.len() < 8) {
+            Some(row) => row.push(tile),
+            None => rows.push(vec![tile]),
+        }
+    }
+    Sheet::new(rows)?.captions(captions)
 }
 
 /// Features [N, d] and answers [N, 7] for pictures.
@@ -408,12 +438,6 @@ fn through(vae: &Vae, images: &Tensor) -> Result<Tensor> {
     Ok(Tensor::cat(&all?, 0))
 }
 
-/// `10 log10(2^2 / mse)`: the range [-1, 1] is 2 wide. The mean over pictures.
-fn psnr(a: &Tensor, b: &Tensor) -> f64 {
-    let mse = (a - b).square().flatten(1, -1).mean_dim(-1, false, Kind::Double).clamp_min(1e-10);
-    ((mse.reciprocal() * 4.).log10() * 10.).mean(Kind::Double).double_value(&[])
-}
-
 fn flat(latents: &Tensor) -> Tensor {
     latents.to_device(Device::Cpu).to_kind(Kind::Float).flatten(1, -1)
 }
@@ -423,13 +447,20 @@ fn spread(judge: &Judge, images: &Tensor) -> Result<f64> {
     diversity(&features.view([-1, ALIKE as i64, features.size()[1]]))
 }
 
+/// The Fréchet distance of features, in parts of the variance of the true scenes' in all directions together:
+/// a judge's features have no unit.
+fn apart(features: &Tensor, truth: &Tensor) -> Result<f64> {
+    let variance = truth.to_kind(Kind::Double).var_dim([0i64].as_slice(), true, false);
+    Ok(frechet_distance(features, truth)? / variance.sum(Kind::Double).double_value(&[]))
+}
+
 /// Of the Fréchet distance, over ten resamplings of the drawn pictures.
 fn deviation(features: &Tensor, truth: &Tensor) -> Result<f64> {
     let n = features.size()[0];
     let mut all = Vec::new();
     for k in 0..10 {
         let index = with_seed(k, || Tensor::randint(n, [n], (Kind::Int64, Device::Cpu)));
-        all.push(frechet_distance(&features.index_select(0, &index), truth)?);
+        all.push(apart(&features.index_select(0, &index), truth)?);
     }
     let mean = all.iter().sum::<f64>() / all.len() as f64;
     let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (all.len() - 1) as f64;
@@ -443,40 +474,4 @@ fn numbers(x: &Tensor) -> Result<Vec<f64>> {
 fn hundredths(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     [5, 50, 95].map(|k| values[(values.len() - 1) * k / 100])
-}
-
-/// Prompt match and Fréchet distance over what varies: the guidance scale, else the number of steps.
-fn chart(scores: &Scores) -> Result<Figure> {
-    let over_steps =
-        scores.drawn.windows(2).any(|w| w[0].num_inference_steps != w[1].num_inference_steps);
-    let x = |d: &Drawn| if over_steps { d.num_inference_steps as f64 } else { d.guidance_scale };
-    let label = if over_steps { "number of steps" } else { "guidance scale" };
-    let mut matched = panel("Prompt match").x(label).y("share of pictures").y_range(0., 1.);
-    type Part = (&'static str, fn(&PromptMatch) -> Share);
-    let parts: [Part; 5] = [
-        ("whole caption", |m| m.caption),
-        ("object", |m| m.object),
-        ("colour", |m| m.colour),
-        ("background", |m| m.background),
-        ("relation", |m| m.relation),
-    ];
-    for (i, (name, part)) in parts.into_iter().enumerate() {
-        let of = |d: &Drawn| (x(d), part(&d.prompt_match));
-        let band = scores.drawn.iter().map(of).map(|(x, s)| (x, s.low, s.high)).collect();
-        let line = scores.drawn.iter().map(of).map(|(x, s)| (x, s.share)).collect();
-        matched = matched.band("", band).color(i).dotted_line(name, line).color(i);
-    }
-    let distance = |d: &Drawn, k: f64| (d.frechet_distance + k * d.frechet_deviation).max(0.);
-    let line = scores.drawn.iter().map(|d| (x(d), distance(d, 0.))).collect();
-    let band = scores.drawn.iter().map(|d| (x(d), distance(d, -2.), distance(d, 2.))).collect();
-    let apart = panel("Fréchet distance")
-        .x(label)
-        .y("distance to true scenes")
-        .band("", band)
-        .color(5)
-        .dotted_line("", line)
-        .color(5)
-        .rule("two sets of true scenes", scores.frechet_floor);
-    let title = format!("{} pictures, seed {}", scores.count, scores.seed);
-    figure(title, vec![matched, apart])
 }

@@ -103,14 +103,14 @@ strength, initial_latents. A sheet has the lists prompts, seeds and guidance_sca
 longer than 75 tokens is cut, with a warning; another one names words that the model was never taught.";
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
+pub enum Dtype {
     F32,
     Bf16,
     F16,
 }
 
 impl Dtype {
-    fn kind(self) -> Kind {
+    pub fn kind(self) -> Kind {
         match self {
             Self::F32 => Kind::Float,
             Self::Bf16 => Kind::BFloat16,
@@ -118,7 +118,7 @@ impl Dtype {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",

@@ -1,5 +1,6 @@
 //! `diffuscope train`: scenes in, a diffusers folder out.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use diffuscope::train::vae::{Loss, train_vae};
 use diffuscope::train::{OptimizerConfig, Progress, Settings};
 use diffuscope::weights::{TensorFile, weight_files};
 use diffuscope::{Error, Result};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::bar;
 
@@ -61,6 +62,10 @@ struct Common {
     /// cpu, cuda, cuda:N or mps; by default CUDA if it is there
     #[arg(long)]
     device: Option<String>,
+    /// Replicas of the network that learn at once, a core each [default: one for each thread of libtorch on a
+    /// CPU, else one]
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
     /// How slowly the averaged weights follow
     #[arg(long, default_value_t = 0.999)]
     ema: f64,
@@ -115,6 +120,12 @@ pub struct VaeArgs {
     /// Weight of the latents' distance from the standard normal distribution
     #[arg(long, default_value_t = 1e-4)]
     kl: f64,
+    /// A judge's folder: how differently it sees a picture and its copy is then a part of the loss
+    #[arg(long, value_name = "FOLDER")]
+    judge: Option<PathBuf>,
+    /// Weight of that part
+    #[arg(long, default_value_t = 0.1)]
+    perceptual: f64,
 }
 
 #[derive(Args)]
@@ -173,7 +184,7 @@ pub fn run(command: Train) -> Result<()> {
 /// has to get it again.
 fn keep_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it sets three numbers of the allocator, before the first thread is started.
+    // SAFETY: it sets four numbers of the allocator, before the first thread is started.
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
@@ -182,7 +193,8 @@ fn keep_memory() {
 }
 
 impl Common {
-    fn settings(&self) -> Settings {
+    fn settings(&self, device: Device) -> Settings {
+        let cores = if device == Device::Cpu { tch::get_num_threads().max(1) as usize } else { 1 };
         Settings {
             out: self.out.clone(),
             steps: self.steps,
@@ -193,6 +205,7 @@ impl Common {
             checkpoint_every: Duration::from_secs_f64(self.checkpoint_minutes.clamp(0., 1e6) * 60.),
             sheet_every: self.sheet_every,
             stop_at: self.stop_at,
+            workers: self.workers.map_or(cores, NonZeroUsize::get),
             from: self.from.clone(),
             optimizer: OptimizerConfig {
                 ema_decay: self.ema,
@@ -202,7 +215,7 @@ impl Common {
         }
     }
 
-    fn device(&self) -> Result<tch::Device> {
+    fn device(&self) -> Result<Device> {
         let picked = diffuscope::device::pick(self.device.as_deref())?;
         eprintln!("device: {picked}");
         Ok(picked.device)
@@ -272,9 +285,10 @@ fn vae(args: VaeArgs) -> Result<()> {
     };
     let device = args.common.device()?;
     let (pictures, _) = args.common.scenes()?;
-    let (settings, kind) = (args.common.settings(), args.common.dtype.kind());
-    let loss = Loss { edge: args.edge, kl: args.kl };
-    train_vae(&pictures, &config, loss, &settings, kind, device, shower(settings.steps))
+    let (settings, kind) = (args.common.settings(device), args.common.dtype.kind());
+    let VaeArgs { edge, kl, perceptual, judge, .. } = args;
+    let loss = Loss { edge, kl, perceptual, judge };
+    train_vae(&pictures, &config, &loss, &settings, kind, device, shower(settings.steps))
 }
 
 fn judge(args: JudgeArgs) -> Result<()> {
@@ -283,7 +297,7 @@ fn judge(args: JudgeArgs) -> Result<()> {
     let device = common.device()?;
     let (pictures, said) = common.scenes()?;
     let truths: Vec<Truth> = said.into_iter().map(|(_, truth)| truth).collect();
-    let (settings, kind) = (common.settings(), common.dtype.kind());
+    let (settings, kind) = (common.settings(device), common.dtype.kind());
     let shower = shower(settings.steps);
     train_judge(&pictures, &truths, &config, &settings, kind, device, shower)
 }
@@ -293,7 +307,9 @@ fn diffusion(args: DiffusionArgs) -> Result<()> {
     let device = common.device()?;
     let vae = Vae::open(args.vae.join("vae"), Kind::Float, device)?;
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
-    let data = captioned(common, &args.vae, &vae, &tokenizer)?;
+    let kind = common.dtype.kind();
+    let data =
+        captioned(common, &args.vae, &Vae::open(args.vae.join("vae"), kind, device)?, &tokenizer)?;
     let attends: Vec<bool> = (0..args.widths.len()).map(|i| i > 0).collect();
     let cells = common.size as i64 / vae.config().factor();
     let recipe = Recipe {
@@ -320,7 +336,7 @@ fn diffusion(args: DiffusionArgs) -> Result<()> {
         prompts: PROMPTS.map(str::to_owned).to_vec(),
         guidance_scale: args.guidance,
     };
-    let settings = common.settings();
+    let settings = common.settings(device);
     train_diffusion(
         &data,
         &recipe,
@@ -329,7 +345,7 @@ fn diffusion(args: DiffusionArgs) -> Result<()> {
         &tokenizer,
         &vae,
         &settings,
-        common.dtype.kind(),
+        kind,
         device,
         shower(settings.steps),
     )
@@ -345,7 +361,10 @@ fn captioned(
     let weights = weight_files(vae_folder.join("vae"))?.remove(0);
     let sum = TensorFile::open(&weights)?.metadata().get("crc32").cloned().unwrap_or_default();
     let Common { scenes, size, seed, .. } = common;
-    let source = format!("{scenes} scenes of {size} pixels, seed {seed}, VAE {sum}");
+    let source = format!(
+        "{scenes} scenes of {size} pixels, seed {seed}, VAE {sum}, {:?}",
+        common.dtype.kind()
+    );
     let path = common.out.join("latents.safetensors");
     if let Some(data) = Captioned::load(&path, &source)? {
         return Ok(data);
