@@ -102,6 +102,11 @@ fn a_judge_is_trained_and_scores_the_embedded_model() {
     works(at, &format!("{eval} --out again"));
     assert_eq!(text, fs::read_to_string(at.join("again/scores.json")).unwrap());
 
+    works(at, "eval --autoencoder --count 16 --out alone");
+    let alone = Scores::open(at.join("alone/scores.json")).unwrap();
+    assert_eq!((alone.psnr, alone.drawn.len()), (opened.psnr, 0));
+    assert!(!at.join("alone/sheet.png").exists() && alone.reconstructed.object.share > 0.8);
+
     for (args, said) in [
         ("--judge none --out s", "none"),
         ("--judge judge/model/judge --count 2 --out s", "--count"),

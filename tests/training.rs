@@ -9,7 +9,7 @@ fn train(out: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diffuscope"));
     command
         .args(
-            "train vae --steps 14 --batch 2 --scenes 6 --size 16 --widths 8,16 --groups 4"
+            "train vae --steps 14 --batch 3 --scenes 6 --size 16 --widths 8,16 --groups 4"
                 .split(' '),
         )
         .args("--warmup 3 --sheet-every 5 --dtype f32 --device cpu --seed 3".split(' '))
@@ -23,6 +23,12 @@ fn train(out: &Path, more: &[&str]) -> Command {
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The loss of a step, counted from 1.
+fn loss(out: &Path, step: usize) -> f64 {
+    let text = read(&out.join("loss.csv"));
+    text.lines().nth(step).unwrap().split(',').nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -72,10 +78,6 @@ fn a_trained_network_can_be_gone_on_with() {
     let model = first.join("model");
     let from = ["--from", model.to_str().unwrap()];
     assert!(train(&second, &[&from[..], &["--stop-at", "1"]].concat()).status().unwrap().success());
-    let loss = |out: &Path, line: usize| -> f64 {
-        let text = read(&out.join("loss.csv"));
-        text.lines().nth(line).unwrap().split(',').nth(1).unwrap().parse().unwrap()
-    };
     let (fresh, went_on, last) = (loss(&first, 1), loss(&second, 1), loss(&first, 14));
     assert!(went_on < fresh.midpoint(last), "{fresh} to {last}, then {went_on}");
 
@@ -84,4 +86,44 @@ fn a_trained_network_can_be_gone_on_with() {
     let output = train(&out, &other).stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("as the network to be trained"), "{said}");
+}
+
+#[test]
+fn cores_that_share_a_batch_learn_what_one_learns() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = |workers: &str| folder.path().join(workers);
+    for workers in ["1", "2", "3"] {
+        let more = ["--workers", workers];
+        assert!(train(&out(workers), &more).status().unwrap().success());
+    }
+    for step in 1..=14 {
+        let [one, two, three] = ["1", "2", "3"].map(|workers| loss(&out(workers), step));
+        assert!((two / one - 1.).abs() < 1e-3 && (three / one - 1.).abs() < 1e-3, "step {step}");
+    }
+    assert!(loss(&out("1"), 14) < loss(&out("1"), 1));
+}
+
+#[test]
+fn an_autoencoder_grows_to_larger_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (small, large) = (folder.path().join("small"), folder.path().join("large"));
+    assert!(train(&small, &[]).status().unwrap().success());
+    let model = small.join("model");
+    let size = ["--size", "32", "--widths", "8,8,16", "--from", model.to_str().unwrap()];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diffuscope"));
+    let rest = "train vae --steps 2 --batch 2 --scenes 6 --groups 4 --dtype f32 --device cpu";
+    command.args(rest.split(' ')).args(size).arg("--out").arg(&large);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The inner levels' weights moved by two small steps at most; the outer level is new.
+    let tensor = |out: &Path, name: &str| {
+        let file = out.join("model/vae/diffusion_pytorch_model.safetensors");
+        diffuscope::weights::TensorFile::open(file).unwrap().tensor(name).unwrap()
+    };
+    let far = |a: &str, b: &str| {
+        let (a, b) = (tensor(&small, a), tensor(&large, b));
+        f64::try_from((&a - b).abs().max() / a.abs().max()).unwrap()
+    };
+    let part = |block: usize| format!("encoder.down_blocks.{block}.resnets.0.conv1.weight");
+    assert!(far(&part(0), &part(1)) < 0.05 && far(&part(0), &part(0)) > 0.5);
 }

@@ -56,7 +56,12 @@ fn edge_loss(a: &Tensor, b: &Tensor) -> Tensor {
 /// sum over levels l of  mean over places |f_l(a) / |f_l(a)| - f_l(b) / |f_l(b)||^2
 /// ```
 /// Zhang et al. 2018, eq. 1, with all channels weighing the same and the judge for a network.
-fn perceptual_loss(judge: &Judge, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+///
+/// # Shapes
+/// `a`, `b` [B, 3, H, W] in [-1, 1], of the judge's size; the gradient goes to `a`.
+/// # Errors
+/// Pictures of another size.
+pub fn perceptual_loss(judge: &Judge, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let unit = |x: &Tensor| {
         let x = x.to_kind(Kind::Float);
         let norm = (x.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float) + 1e-6).sqrt();

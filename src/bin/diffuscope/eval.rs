@@ -37,13 +37,15 @@ Examples:
   diffuscope eval --out scores
   diffuscope eval --guidance 0,1,2,3,5,7,10,15 --count 500 --out curve
   diffuscope eval --split held-out --out held-out
+  diffuscope eval --autoencoder --model runs/vae/model --out scores
   diffuscope eval --model runs/diffusion/model --count 200 --dtype bf16 --out scores
 
 The folder gets scores.json, scores.png and sheet.png: the first pictures of the first guidance scale, with
 their captions and what the judge finds wrong. Every share has its interval of 95 % (Wilson). The judge is a
 classifier, trained by `diffuscope train judge`; \"scenes\" and \"reconstructed\" in scores.json say how
 often it is right on true scenes, and on true scenes that went through the model's autoencoder: no drawn
-picture can be expected to score higher.")]
+picture can be expected to score higher. A model for pictures two or more times as large as the judge's is judged
+by its pictures made smaller.")]
 pub struct Eval {
     /// A model for scenes: a diffusers folder [default: the embedded one]
     #[arg(long, value_name = "FOLDER")]
@@ -81,6 +83,9 @@ pub struct Eval {
     /// Scenes of the training, by its --seed and --scenes, for the check that none is drawn from memory
     #[arg(long, value_name = "SEED,N", value_delimiter = ',')]
     training: Vec<u64>,
+    /// Score the autoencoder alone: draw nothing. The model's folder then needs no more than `vae/`
+    #[arg(long)]
+    autoencoder: bool,
     /// What the model computes in
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
@@ -121,20 +126,31 @@ pub fn run(args: Eval) -> Result<()> {
     let picked = diffuscope::device::pick(args.device.as_deref())?;
     eprintln!("device: {picked}");
     let folder = args.model.clone().unwrap_or_else(tiny_folder);
-    let sd = StableDiffusion::open(&folder, args.dtype.kind(), picked.device)?;
     let judge_folder = args.judge.clone().unwrap_or_else(judge_folder);
     let judge = Judge::open(&judge_folder, Kind::Float, picked.device)?;
-    let (width, height) = sd.size(None, None)?;
+    let kind = args.dtype.kind();
+    let mut sd = None;
+    let alone;
+    let (vae, size) = if args.autoencoder {
+        alone = Vae::open(folder.join("vae"), kind, picked.device)?;
+        let side = alone.config().sample_size;
+        (&alone, (side, side))
+    } else {
+        let opened = sd.insert(StableDiffusion::open(&folder, kind, picked.device)?);
+        (&opened.vae, opened.size(None, None)?)
+    };
     let side = judge.config().sample_size;
-    if (width, height) != (side, side) {
-        let expected = format!("a model for pictures of {side}×{side}, as the judge knows them");
-        return Err(Error::argument("--model", expected, format!("{width}×{height}"), ""));
+    if size.0 != size.1 || size.0 % side != 0 || size.0 == 0 {
+        let expected = format!(
+            "a model for pictures of {side}×{side}, as the judge knows them, or 2, 3 ... times that"
+        );
+        return Err(Error::argument("--model", expected, format!("{}×{}", size.0, size.1), ""));
     }
-    let scenes = Scenes::new(side as usize)?;
+    let scenes = Scenes::new(size.0 as usize)?;
     let asked = args.asked(&scenes, args.seed)?;
     let (features, truth_answers) = look(&judge, &asked.images)?;
     let (others, _) = look(&judge, &args.asked(&scenes, args.seed.wrapping_add(1))?.images)?;
-    let again = through(&sd.vae, &asked.images)?;
+    let again = through(vae, &asked.images)?;
     let (_, again_answers) = look(&judge, &again)?;
     let matched = |answers: &Tensor| -> Result<PromptMatch> {
         Ok(prompt_match(&Seen::all(&asked.truths, answers)?))
@@ -153,28 +169,35 @@ pub fn run(args: Eval) -> Result<()> {
         drawn: Vec::new(),
     };
     eprintln!("{}", ceiling(&scores));
-    let spread = args.true_spread(&scenes, &judge, &asked)?;
-    let memory = args.memory(&scenes, &sd.vae, &asked)?;
+    let path = |name: &str| args.out.join(name);
     let write = |scores: &Scores| {
         let json = serde_json::to_string_pretty(scores)
-            .map_err(|e| Error::config(args.out.join("scores.json"), e))?;
-        write_file(&args.out.join("scores.json"), format!("{json}\n").as_bytes())
+            .map_err(|e| Error::config(path("scores.json"), e))?;
+        write_file(&path("scores.json"), format!("{json}\n").as_bytes())?;
+        Ok::<_, Error>(())
     };
+    let Some(sd) = &sd else {
+        write(&scores)?;
+        println!("{}", path("scores.json").display());
+        return Ok(());
+    };
+    let spread = args.true_spread(&scenes, &judge, &asked)?;
+    let memory = args.memory(&scenes, &sd.vae, &asked)?;
     for &steps in &args.steps {
         for &scale in &args.guidance {
             let (drawn, sheet) =
-                args.draw(&sd, &judge, &asked, &others, spread, memory.as_ref(), steps, scale)?;
+                args.draw(sd, &judge, &asked, &others, spread, memory.as_ref(), steps, scale)?;
             eprintln!("{}", summary(&drawn));
             if scores.drawn.is_empty() {
-                sheet.save(args.out.join("sheet.png"))?;
+                sheet.save(path("sheet.png"))?;
             }
             scores.drawn.push(drawn);
             write(&scores)?;
         }
     }
-    score_curves(&scores)?.save(args.out.join("scores.png"))?;
+    score_curves(&scores)?.save(path("scores.png"))?;
     for file in ["scores.json", "scores.png", "sheet.png"] {
-        println!("{}", args.out.join(file).display());
+        println!("{}", path(file).display());
     }
     Ok(())
 }
@@ -415,7 +438,10 @@ fn show(tiles: Vec<Tile>, captions: &[String], seen: &[Seen]) -> Result<Sheet> {
 /// Features [N, d] and answers [N, 7] for pictures.
 fn look(judge: &Judge, images: &Tensor) -> Result<(Tensor, Tensor)> {
     let (mut features, mut said) = (Vec::new(), Vec::new());
+    let times = images.size()[2] / judge.config().sample_size;
     for some in images.split(256, 0) {
+        let sides = [times, times];
+        let some = some.avg_pool2d(sides, sides, [0, 0], false, true, None::<i64>);
         let verdict = no_grad(|| judge.look(&some))?;
         said.push(answers(&verdict));
         features.push(verdict.features.to_device(Device::Cpu));
