@@ -15,7 +15,7 @@ use diffuscope::train::evaluate::{
 };
 use diffuscope::train::judge::{answers, judge_folder};
 use diffuscope::train::scenes::{Form, HeldOut, Scenes, Split, Truth};
-use diffuscope::train::scores::{Drawn, Memorisation, PromptMatch, Scores, Share};
+use diffuscope::train::scores::{Drawn, Memorisation, PromptMatch, Scores};
 use diffuscope::train::vae::psnr;
 use diffuscope::weights::write_file;
 use diffuscope::{Error, Result};
@@ -207,27 +207,24 @@ fn shown(folder: &Path) -> String {
     folder.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(folder).display().to_string()
 }
 
-fn percent(share: &Share) -> String {
-    format!("{:.1} %", 100. * share.share)
+fn parts(m: &PromptMatch) -> String {
+    let all = [
+        ("whole caption", &m.caption),
+        ("single", &m.single),
+        ("object", &m.object),
+        ("colour", &m.colour),
+        ("background", &m.background),
+        ("style", &m.style),
+        ("count", &m.count),
+        ("pair objects", &m.pair_objects),
+        ("pair colours", &m.pair_colours),
+        ("relation", &m.relation),
+    ];
+    all.map(|(name, share)| format!("{name} {:.1} %", 100. * share.share)).join(", ")
 }
 
 /// What the judge and the autoencoder can do.
 fn ceiling(scores: &Scores) -> String {
-    let parts = |m: &PromptMatch| {
-        format!(
-            "object {}, colour {}, background {}, style {}, count {}, pair objects {}, pair colours {}, \
-             relation {}, whole caption {}",
-            percent(&m.object),
-            percent(&m.colour),
-            percent(&m.background),
-            percent(&m.style),
-            percent(&m.count),
-            percent(&m.pair_objects),
-            percent(&m.pair_colours),
-            percent(&m.relation),
-            percent(&m.caption)
-        )
-    };
     format!(
         "the judge on true scenes: {}\nafter the autoencoder, {:.1} dB: {}",
         parts(&scores.scenes),
@@ -237,23 +234,11 @@ fn ceiling(scores: &Scores) -> String {
 }
 
 fn summary(drawn: &Drawn) -> String {
-    let m = &drawn.prompt_match;
     format!(
-        "{} steps, guidance {}: whole caption {}, single {}, object {}, colour {}, background {}, style {}, \
-         count {}, pair objects {}, pair colours {}, relation {}; Fréchet distance {:.4} ± {:.4}, \
-         diversity {:.2}",
+        "{} steps, guidance {}: {}; Fréchet distance {:.4} ± {:.4}, diversity {:.2}",
         drawn.num_inference_steps,
         drawn.guidance_scale,
-        percent(&m.caption),
-        percent(&m.single),
-        percent(&m.object),
-        percent(&m.colour),
-        percent(&m.background),
-        percent(&m.style),
-        percent(&m.count),
-        percent(&m.pair_objects),
-        percent(&m.pair_colours),
-        percent(&m.relation),
+        parts(&drawn.prompt_match),
         drawn.frechet_distance,
         drawn.frechet_deviation,
         drawn.diversity
