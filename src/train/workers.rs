@@ -1,7 +1,7 @@
 //! Work on all cores at once: one thread an item, and libtorch single-threaded in each.
 //!
-//! libtorch shares every operation out among the cores and waits for the slowest; for networks as small as
-//! ours most of the time goes into that. Cores that work on samples of their own do not wait.
+//! libtorch shares every operation out among the cores and waits for the slowest. Cores that work on samples of
+//! their own do not wait.
 
 use std::panic::resume_unwind;
 
@@ -13,8 +13,8 @@ pub(super) fn at_once<T: Send, R: Send>(
     if let [only] = items {
         return vec![work(only)];
     }
-    let work = &work;
-    std::thread::scope(|scope| {
+    let (work, threads) = (&work, tch::get_num_threads());
+    let answers = std::thread::scope(|scope| {
         let start = |item| {
             scope.spawn(move || {
                 tch::set_num_threads(1);
@@ -23,7 +23,10 @@ pub(super) fn at_once<T: Send, R: Send>(
         };
         let threads: Vec<_> = items.iter_mut().map(start).collect();
         threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-    })
+    });
+    // libtorch takes the last number as that of all threads to come.
+    tch::set_num_threads(threads);
+    answers
 }
 
 /// `items` in `count` groups of about the same cost, none of them empty.
