@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tch::Device;
+use tch::{Device, Kind};
 
 use crate::{Error, Result};
 
@@ -81,6 +81,31 @@ pub fn cuda() -> Cuda {
         Err(None) => Cuda::CpuBuild,
         Err(Some(reason)) => Cuda::NotLoaded(reason),
     }
+}
+
+/// The dtype that networks are trained in on `device`: bf16 where it has instructions for it, else f32. A CPU without
+/// them imitates bf16, which takes many times as long as f32.
+pub fn training_kind(device: Device) -> Kind {
+    match device {
+        Device::Cuda(_) => Kind::BFloat16,
+        Device::Cpu if cpu_has_bf16() => Kind::BFloat16,
+        _ => Kind::Float,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_has_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn cpu_has_bf16() -> bool {
+    std::arch::is_aarch64_feature_detected!("bf16")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn cpu_has_bf16() -> bool {
+    false
 }
 
 /// The bytes of memory that a device has free, where the system says so: the CPU's on Linux.

@@ -38,8 +38,10 @@ const MOMENTUM: f64 = 0.95;
 pub fn orthogonal(gradient: &Tensor) -> Tensor {
     let tall = gradient.size()[0] > gradient.size()[1];
     let wide = |x: &Tensor| if tall { x.transpose(0, 1) } else { x.shallow_clone() };
-    let mut x = wide(gradient).to_kind(Kind::BFloat16);
-    x /= x.norm().to_kind(Kind::BFloat16) + 1e-7;
+    // The iterations forgive bf16's rounding.
+    let kind = crate::device::training_kind(gradient.device());
+    let mut x = wide(gradient).to_kind(kind);
+    x /= x.norm().to_kind(kind) + 1e-7;
     for _ in 0..5 {
         let a = x.matmul(&x.transpose(0, 1));
         let inner = plus_identity(&a * 2.0315, -4.7750);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use diffuscope::device::training_kind;
 use diffuscope::models::clip::{TextConfig, Tokenizer};
 use diffuscope::models::unet::UNetConfig;
 use diffuscope::models::vae::{Vae, VaeConfig};
@@ -56,9 +57,10 @@ struct Common {
     /// Seed of the weights and of everything that is drawn
     #[arg(long, default_value_t = 0)]
     seed: i64,
-    /// What the network computes in; the weights are kept in f32
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    dtype: Dtype,
+    /// What the network computes in; the weights are kept in f32 [default: bf16 where the device has instructions
+    /// for it, else f32]
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
     /// cpu, cuda, cuda:N or mps; by default CUDA if it is there
     #[arg(long)]
     device: Option<String>,
@@ -215,10 +217,13 @@ impl Common {
         }
     }
 
-    fn device(&self) -> Result<Device> {
+    /// Where the networks learn, and in what they compute.
+    fn device(&self) -> Result<(Device, Kind)> {
         let picked = diffuscope::device::pick(self.device.as_deref())?;
-        eprintln!("device: {picked}");
-        Ok(picked.device)
+        let kind = self.dtype.map_or_else(|| training_kind(picked.device), Dtype::kind);
+        let dtype = if kind == Kind::Float { "f32" } else { "bf16" };
+        eprintln!("device: {picked}; the network computes in {dtype}");
+        Ok((picked.device, kind))
     }
 
     /// u8 [N, 3, size, size], and for each its caption and what is true of it; no held-out combination is
@@ -283,9 +288,9 @@ fn vae(args: VaeArgs) -> Result<()> {
         use_post_quant_conv: true,
         mid_block_add_attention: true,
     };
-    let device = args.common.device()?;
+    let (device, kind) = args.common.device()?;
     let (pictures, _) = args.common.scenes()?;
-    let (settings, kind) = (args.common.settings(device), args.common.dtype.kind());
+    let settings = args.common.settings(device);
     let VaeArgs { edge, kl, perceptual, judge, .. } = args;
     let loss = Loss { edge, kl, perceptual, judge };
     train_vae(&pictures, &config, &loss, &settings, kind, device, shower(settings.steps))
@@ -294,22 +299,26 @@ fn vae(args: VaeArgs) -> Result<()> {
 fn judge(args: JudgeArgs) -> Result<()> {
     let common = &args.common;
     let config = judge_config(common.size as i64);
-    let device = common.device()?;
+    let (device, kind) = common.device()?;
     let (pictures, said) = common.scenes()?;
     let truths: Vec<Truth> = said.into_iter().map(|(_, truth)| truth).collect();
-    let (settings, kind) = (common.settings(device), common.dtype.kind());
+    let settings = common.settings(device);
     let shower = shower(settings.steps);
     train_judge(&pictures, &truths, &config, &settings, kind, device, shower)
 }
 
 fn diffusion(args: DiffusionArgs) -> Result<()> {
     let common = &args.common;
-    let device = common.device()?;
+    let (device, kind) = common.device()?;
     let vae = Vae::open(args.vae.join("vae"), Kind::Float, device)?;
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
-    let kind = common.dtype.kind();
-    let data =
-        captioned(common, &args.vae, &Vae::open(args.vae.join("vae"), kind, device)?, &tokenizer)?;
+    let data = captioned(
+        common,
+        &args.vae,
+        &Vae::open(args.vae.join("vae"), kind, device)?,
+        kind,
+        &tokenizer,
+    )?;
     let attends: Vec<bool> = (0..args.widths.len()).map(|i| i > 0).collect();
     let cells = common.size as i64 / vae.config().factor();
     let recipe = Recipe {
@@ -356,15 +365,13 @@ fn captioned(
     common: &Common,
     vae_folder: &Path,
     vae: &Vae,
+    kind: Kind,
     tokenizer: &Tokenizer,
 ) -> Result<Captioned> {
     let weights = weight_files(vae_folder.join("vae"))?.remove(0);
     let sum = TensorFile::open(&weights)?.metadata().get("crc32").cloned().unwrap_or_default();
     let Common { scenes, size, seed, .. } = common;
-    let source = format!(
-        "{scenes} scenes of {size} pixels, seed {seed}, VAE {sum}, {:?}",
-        common.dtype.kind()
-    );
+    let source = format!("{scenes} scenes of {size} pixels, seed {seed}, VAE {sum}, {kind:?}");
     let path = common.out.join("latents.safetensors");
     if let Some(data) = Captioned::load(&path, &source)? {
         return Ok(data);
