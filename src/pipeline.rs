@@ -2,112 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::models::clip::{TextEncoder, Tokenizer};
 use crate::models::unet::UNet;
 use crate::models::vae::Vae;
-use crate::prediction::Prediction;
-use crate::sampler::{Plan, Sampler, Sampling, SamplingStep, noises_of_seeds};
-use crate::schedule::{BetaSchedule, Schedule, Spacing};
+use crate::sampler::{Plan, Sampler, Sampling, SamplingStep, SchedulerConfig, noises_of_seeds};
+use crate::schedule::Schedule;
 use crate::trace::Trace;
 use crate::weights::read_config;
 use crate::{Error, Result};
-
-/// `scheduler/scheduler_config.json`, whatever diffusers class wrote it.
-///
-/// What a file leaves out is what diffusers' class for the sampler in use would assume.
-#[derive(Debug, Clone, Deserialize)]
-pub struct SchedulerConfig {
-    #[serde(rename = "_class_name", default)]
-    class_name: String,
-    num_train_timesteps: usize,
-    beta_start: f64,
-    beta_end: f64,
-    beta_schedule: BetaSchedule,
-    #[serde(default)]
-    trained_betas: Option<Vec<f64>>,
-    #[serde(default = "epsilon")]
-    prediction_type: Prediction,
-    #[serde(default)]
-    timestep_spacing: Option<Spacing>,
-    #[serde(default)]
-    steps_offset: usize,
-    #[serde(default)]
-    set_alpha_to_one: Option<bool>,
-    #[serde(default)]
-    clip_sample: Option<bool>,
-    #[serde(default)]
-    clip_sample_range: Option<f64>,
-    #[serde(flatten)]
-    others: serde_json::Map<String, serde_json::Value>,
-}
-
-fn epsilon() -> Prediction {
-    Prediction::Epsilon
-}
-
-/// Settings that would change the numbers and that no sampler here knows.
-const UNSUPPORTED: [(&str, &str); 8] = [
-    ("rescale_betas_zero_snr", "false"),
-    ("thresholding", "false"),
-    ("use_karras_sigmas", "false"),
-    ("use_exponential_sigmas", "false"),
-    ("use_beta_sigmas", "false"),
-    ("final_sigmas_type", "\"zero\""),
-    ("interpolation_type", "\"linear\""),
-    ("variance_type", "\"fixed_small\""),
-];
-
-impl SchedulerConfig {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// A file that is missing or lacks a key; a setting that would change the numbers and is not
-    /// supported.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let config: Self = read_config(path)?;
-        for (name, known) in UNSUPPORTED {
-            let got = config.others.get(name).map(ToString::to_string);
-            if let Some(got) = got.filter(|got| got != known && got != "null") {
-                let message = format!("{name} is {got}; only {known} is supported");
-                return Err(Error::config(path, message));
-            }
-        }
-        if config.clip_sample_range.is_some_and(|range| range != 1.) {
-            return Err(Error::config(path, "only a clip_sample_range of 1 is supported"));
-        }
-        Ok(config)
-    }
-
-    /// The noise schedule.
-    ///
-    /// # Errors
-    /// Betas outside (0, 1).
-    pub fn schedule(&self) -> Result<Schedule> {
-        match &self.trained_betas {
-            Some(betas) => Schedule::from_betas(betas.clone()),
-            None => Schedule::new(
-                self.beta_schedule,
-                self.beta_start,
-                self.beta_end,
-                self.num_train_timesteps,
-            ),
-        }
-    }
-
-    /// What the network predicts.
-    pub fn prediction(&self) -> Prediction {
-        self.prediction_type
-    }
-
-    /// The sampler that the file names, DDIM where it is none of ours.
-    pub fn sampler(&self) -> Sampler {
-        self.class_name.parse().unwrap_or(Sampler::Ddim { eta: 0. })
-    }
-}
 
 /// Everything that one generation depends on.
 ///
@@ -306,29 +210,18 @@ impl StableDiffusion {
     /// # Errors
     /// Steps that the schedule cannot give.
     pub fn plan(&self, request: &Request) -> Result<Plan> {
-        let config = &self.scheduler;
-        let sampler = request.sampler.unwrap_or_else(|| config.sampler());
-        let euler = sampler == Sampler::Euler;
-        let spacing = if euler { Spacing::Linspace } else { Spacing::Leading };
-        let mut plan = Plan::new(
-            sampler,
-            &self.schedule,
-            config.prediction_type,
-            request.num_inference_steps,
-            config.timestep_spacing.unwrap_or(spacing),
-            config.steps_offset,
-            config.set_alpha_to_one.unwrap_or(true),
-        )?;
-        plan.clip_sample = !euler && config.clip_sample.unwrap_or(true);
-        if let Some((_, strength)) = &request.init {
-            if !(0. ..=1.).contains(strength) {
+        let sampler = request.sampler.unwrap_or_else(|| self.scheduler.sampler());
+        let settings = self.scheduler.settings(sampler);
+        let steps = request.num_inference_steps;
+        let skipped = match &request.init {
+            Some((_, strength)) if !(0. ..=1.).contains(strength) => {
                 let expected = "0 (the picture as it is) to 1 (nothing of it)";
                 return Err(Error::argument("strength", expected, strength, ""));
             }
-            let kept = (request.num_inference_steps as f64 * strength) as usize;
-            plan.positions.drain(..request.num_inference_steps - kept);
-        }
-        Ok(plan)
+            Some((_, strength)) => steps - (steps as f64 * strength) as usize,
+            None => 0,
+        };
+        Plan::starting_at(sampler, &self.schedule, steps, &settings, skipped)
     }
 
     /// The first sample of a request and the noise of its steps, on the networks' device.
@@ -339,7 +232,7 @@ impl StableDiffusion {
         let shape = self.latent_shape(request)?;
         let batch = request.prompts.len();
         let seeds: Vec<i64> = (0..batch as i64).map(|i| request.seed.wrapping_add(i)).collect();
-        let steps = if plan.sampler.is_stochastic() { plan.positions.len() } else { 0 };
+        let steps = if plan.sampler.is_stochastic() { plan.steps.len() } else { 0 };
         let mut noises = noises_of_seeds(&seeds, &shape, 1 + steps)?;
         let mut noise = noises.remove(0);
         if let Some(latents) = &request.initial_latents {

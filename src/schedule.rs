@@ -94,6 +94,28 @@ impl Schedule {
         Ok(Self { betas, alphas_cumprod })
     }
 
+    /// The same schedule stretched so that nothing of the picture is left at the last timestep and as much as before at
+    /// the first.
+    ///
+    /// ```text
+    /// r_t = sqrt(alpha_bar_t)        r'_t = (r_t - r_T) r_1 / (r_1 - r_T)        Lin et al. 2023, algorithm 1
+    /// ```
+    ///
+    /// # Errors
+    /// A schedule of one timestep.
+    pub fn rescale_zero_snr(&self) -> Result<Self> {
+        let roots: Vec<f64> = self.alphas_cumprod.iter().map(|a| a.sqrt()).collect();
+        let (first, last) = match roots[..] {
+            [first, .., last] => (first, last),
+            _ => return Err(Error::argument("num_train_timesteps", "2 and more", roots.len(), "")),
+        };
+        let stretched = |root: &f64| ((root - last) * first / (first - last)).powi(2);
+        let alphas_cumprod: Vec<f64> = roots.iter().map(stretched).collect();
+        let before = std::iter::once(&1.).chain(&alphas_cumprod);
+        let betas = alphas_cumprod.iter().zip(before).map(|(a, before)| 1. - a / before).collect();
+        Ok(Self { betas, alphas_cumprod })
+    }
+
     /// Stable Diffusion's: scaled_linear from 0.00085 to 0.012 over 1000 timesteps.
     pub fn stable_diffusion() -> Self {
         let (start, end, n) = (0.00085f64.sqrt(), 0.012f64.sqrt(), 1000);
@@ -279,6 +301,19 @@ mod tests {
     fn stable_diffusion_is_scaled_linear() {
         let built = Schedule::new(BetaSchedule::ScaledLinear, 0.00085, 0.012, 1000).unwrap();
         assert_eq!(built, Schedule::stable_diffusion());
+    }
+
+    #[test]
+    fn rescaled_it_ends_on_pure_noise_and_begins_as_before() -> Result<()> {
+        let s = Schedule::stable_diffusion();
+        let zero = s.rescale_zero_snr()?;
+        let (a, b) = (s.alphas_cumprod(), zero.alphas_cumprod());
+        assert!((a[0] - b[0]).abs() < 1e-12 && b[999] == 0. && zero.betas()[999] == 1.);
+        assert!(b.windows(2).all(|w| w[1] < w[0]));
+        let product: f64 = zero.alphas()[..900].iter().product();
+        assert!((product - b[899]).abs() < 1e-12);
+        assert!(Schedule::from_betas(vec![0.1])?.rescale_zero_snr().is_err());
+        Ok(())
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub struct Trace {
     pub noise_pred: Tensor,
     /// [N, B, 4, h, w]: x_0 as it looked from there.
     pub x_0: Tensor,
-    /// [N, 4] f64: the step's weights of x_0, noise_pred, x_t and fresh noise, see
-    /// [`crate::sampler::Coefficients`].
+    /// [N, 13] f64: the step's weights of x_0, noise_pred, x_t and fresh noise, and those of x_0, noise_pred and x_t of
+    /// the three looks before, see [`crate::sampler::Coefficients`].
     pub coefficients: Tensor,
     /// [B, 4, h, w]: the final latents.
     pub latents: Tensor,
@@ -60,11 +60,14 @@ impl Trace {
             }
             Ok(Tensor::f_stack(&all, 0)?)
         };
-        let timesteps: Vec<f32> = steps.iter().map(|s| s.position.timestep() as f32).collect();
+        let timesteps: Vec<f32> = steps.iter().map(|s| s.position.t as f32).collect();
         let coefficients: Vec<f64> = steps
             .iter()
             .map(|s| s.coefficients)
-            .flat_map(|c| [c.x_0, c.noise_pred, c.x_t, c.noise])
+            .flat_map(|c| {
+                let earlier = c.earlier.map(|w| [w.x_0, w.noise_pred, w.x_t]).concat();
+                [vec![c.x_0, c.noise_pred, c.x_t, c.noise], earlier].concat()
+            })
             .collect();
         let Generation { latents, image } = generation;
         Ok(Self {
@@ -74,7 +77,7 @@ impl Trace {
             noise_cond: gather(|s| &s.noise_cond)?,
             noise_pred: gather(|s| &s.noise_pred)?,
             x_0: gather(|s| &s.x_0)?,
-            coefficients: Tensor::from_slice(&coefficients).view([-1, 4]),
+            coefficients: Tensor::from_slice(&coefficients).view([-1, 13]),
             latents,
             image,
         })

@@ -79,7 +79,7 @@ fn arguments_that_cannot_be_are_refused() {
     fs::write(folder.path().join("no.png"), b"\x89PNG not a picture").unwrap();
     fs::write(folder.path().join("file"), b"").unwrap();
     for (args, said) in [
-        (&["--sampler", "dpm"][..], "expected ddim, ddpm or euler, got dpm"),
+        (&["--sampler", "dpm"][..], "dpm++2m, dpm++3m"),
         (&["--steps", "0"], "steps: expected 1 to"),
         (&["--steps", "2000"], "got 2000"),
         (&["--steps", "nan"], "--steps"),

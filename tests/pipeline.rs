@@ -14,7 +14,7 @@ fn traces_of_diffusers() -> Result<()> {
     let mut worst = Worst::within(1e-4);
     for (name, folder) in golden::folders("pipeline") {
         let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
-        for sampler in [Sampler::Ddim { eta: 0. }, Sampler::Euler] {
+        for sampler in [Sampler::ddim(0.), Method::Euler.into()] {
             let numbers = golden::open(&format!("pipeline/{name}/{}", sampler.name()));
             let trace = model.trace(&Request {
                 prompts: vec!["a red star, flat".into(), "two cats on the beach".into()],

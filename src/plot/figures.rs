@@ -323,7 +323,7 @@ mod tests {
             noise_cond: normal(),
             noise_pred: normal(),
             x_0: normal(),
-            coefficients: Tensor::zeros([n, 4], (Kind::Double, Device::Cpu)),
+            coefficients: Tensor::zeros([n, 13], (Kind::Double, Device::Cpu)),
             latents: Tensor::zeros([batch, 4, 8, 8], (Kind::Float, Device::Cpu)),
             image: Tensor::zeros([batch, 3, 8, 8], (Kind::Float, Device::Cpu)),
         }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Coefficients, StepOutput};
+use super::{Coefficients, PlannedStep, Position, Settings, StepOutput};
 use crate::prediction::x_0_from_epsilon;
 use crate::schedule::{Schedule, Step};
 use crate::{Error, Result};
@@ -18,18 +18,56 @@ use crate::{Error, Result};
 /// # Errors
 /// A step outside the schedule or that does not go down; `eta` outside [0, 1].
 pub fn ddim_coefficients(s: &Schedule, step: Step, eta: f64) -> Result<Coefficients> {
+    s.alpha_bar_prev(step)?;
+    let next = step.t_prev.map_or(Ok(Position::PICTURE), |t_prev| Position::of(s, t_prev))?;
+    coefficients(Position::of(s, step.t)?, next, eta)
+}
+
+fn coefficients(from: Position, to: Position, eta: f64) -> Result<Coefficients> {
     if !(0. ..=1.).contains(&eta) {
         return Err(Error::argument("eta", "0 (deterministic) to 1 (as DDPM)", eta, ""));
     }
-    let (alpha_bar_t, alpha_bar_prev) = (s.alpha_bar(step.t)?, s.alpha_bar_prev(step)?);
-    let variance = (1. - alpha_bar_prev) / (1. - alpha_bar_t) * (1. - alpha_bar_t / alpha_bar_prev);
+    let variance = (to.sigma / from.sigma).powi(2) * (1. - (from.alpha / to.alpha).powi(2));
     let std_dev_t = eta * variance.max(0.).sqrt();
     Ok(Coefficients {
-        x_0: alpha_bar_prev.sqrt(),
-        noise_pred: (1. - alpha_bar_prev - std_dev_t.powi(2)).max(0.).sqrt(),
-        x_t: 0.,
+        x_0: to.alpha,
+        noise_pred: (to.sigma.powi(2) - std_dev_t.powi(2)).max(0.).sqrt(),
         noise: std_dev_t,
+        ..Coefficients::default()
     })
+}
+
+/// The pairs that a list of timesteps makes, and where they end.
+pub(super) fn pairs(
+    s: &Schedule,
+    list: &[usize],
+    stride: usize,
+    settings: &Settings,
+) -> Result<Vec<(Position, Position)>> {
+    let end = match settings.set_alpha_to_one {
+        true => Position::PICTURE,
+        false => Position { t: 0., ..Position::of(s, 0)? },
+    };
+    let next = |i: usize| match settings.as_diffusers {
+        false => list.get(i + 1).copied(),
+        true => list[i].checked_sub(stride),
+    };
+    (0..list.len())
+        .map(|i| Ok((Position::of(s, list[i])?, next(i).map_or(Ok(end), |t| Position::of(s, t))?)))
+        .collect()
+}
+
+pub(super) fn plan(
+    s: &Schedule,
+    list: &[usize],
+    stride: usize,
+    eta: f64,
+    settings: &Settings,
+) -> Result<Vec<PlannedStep>> {
+    pairs(s, list, stride, settings)?
+        .into_iter()
+        .map(|(from, to)| Ok(PlannedStep::new(from, to, coefficients(from, to, eta)?)))
+        .collect()
 }
 
 /// A deterministic DDIM step: [`ddim_step_eta`] with `eta` 0.

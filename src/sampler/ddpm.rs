@@ -2,10 +2,10 @@
 
 use tch::Tensor;
 
-use super::{Coefficients, StepOutput};
+use super::{Coefficients, PlannedStep, Position, StepOutput};
 use crate::Result;
 use crate::prediction::x_0_from_epsilon;
-use crate::schedule::{Schedule, Step};
+use crate::schedule::{Schedule, Step, steps};
 
 /// The weights of a DDPM step, with the posterior's own variance.
 ///
@@ -25,10 +25,20 @@ pub fn ddpm_coefficients(s: &Schedule, step: Step) -> Result<Coefficients> {
     let (beta, rest, rest_prev) = (1. - alpha, 1. - alpha_bar_t, 1. - alpha_bar_prev);
     Ok(Coefficients {
         x_0: alpha_bar_prev.sqrt() * beta / rest,
-        noise_pred: 0.,
         x_t: alpha.sqrt() * rest_prev / rest,
         noise: (rest_prev / rest * beta).sqrt(),
+        ..Coefficients::default()
     })
+}
+
+pub(super) fn plan(s: &Schedule, list: &[usize]) -> Result<Vec<PlannedStep>> {
+    steps(list)
+        .into_iter()
+        .map(|step| {
+            let next = step.t_prev.map_or(Ok(Position::PICTURE), |t| Position::of(s, t))?;
+            Ok(PlannedStep::new(Position::of(s, step.t)?, next, ddpm_coefficients(s, step)?))
+        })
+        .collect()
 }
 
 /// A DDPM step. The last one ignores its noise.

@@ -1,63 +1,13 @@
-//! Euler's method in sigma, Karras et al. 2022.
+//! Euler's method in sigma, Karras et al. 2022, and its ancestral form.
 //!
-//! The sample is `x = x_0 + sigma eps`, which grows with its noise: a network that was trained on
-//! samples of variance 1 sees `x / sqrt(sigma^2 + 1)`.
+//! The sample is `x = x_0 + sigma eps`, which grows with its noise: a network that was trained on samples of variance 1
+//! sees `x / sqrt(sigma^2 + 1)`.
 
 use tch::Tensor;
 
-use super::{Coefficients, StepOutput};
+use super::{Coefficients, PlannedStep, Position, StepOutput};
 use crate::forward::same_shape;
-use crate::schedule::{Schedule, Spacing, timesteps, timesteps_f64};
 use crate::{Error, Result};
-
-/// A step from one sigma to the next.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SigmaStep {
-    /// The timestep that the model is told: between two training timesteps under linspace.
-    pub t: f64,
-    /// The noise here.
-    pub sigma: f64,
-    /// The noise after the step; 0 at the end.
-    pub sigma_next: f64,
-}
-
-impl SigmaStep {
-    /// What the sample is multiplied with before the model sees it: `1 / sqrt(sigma^2 + 1)`.
-    pub fn input_scale(&self) -> f64 {
-        1. / (self.sigma.powi(2) + 1.).sqrt()
-    }
-}
-
-/// The steps from the noisiest sigma down to 0, sigmas between training timesteps on a line.
-///
-/// # Errors
-/// As [`timesteps`].
-pub fn sigma_steps(
-    s: &Schedule,
-    num_inference_steps: usize,
-    spacing: Spacing,
-    steps_offset: usize,
-) -> Result<Vec<SigmaStep>> {
-    let list: Vec<f64> = match spacing {
-        Spacing::Linspace => timesteps_f64(s, num_inference_steps, spacing, steps_offset)?,
-        _ => timesteps(s, num_inference_steps, spacing, steps_offset)?
-            .into_iter()
-            .map(|t| t as f64)
-            .collect(),
-    };
-    let sigmas = s.sigmas();
-    let sigma_at = |t: f64| {
-        let (low, part) = (t.floor() as usize, t - t.floor());
-        let high = (low + 1).min(sigmas.len() - 1);
-        sigmas[low] + (sigmas[high] - sigmas[low]) * part
-    };
-    let next = list.iter().skip(1).map(|&t| sigma_at(t)).chain([0.]);
-    Ok(list
-        .iter()
-        .zip(next)
-        .map(|(&t, sigma_next)| SigmaStep { t, sigma: sigma_at(t), sigma_next })
-        .collect())
-}
 
 /// The weights of an Euler step.
 ///
@@ -68,17 +18,16 @@ pub fn sigma_steps(
 /// Karras et al. 2022, eq. 4 and algorithm 1.
 ///
 /// # Errors
-/// A sigma that is not above 0, or a next one that is not below it.
-pub fn euler_coefficients(step: SigmaStep) -> Result<Coefficients> {
-    let SigmaStep { sigma, sigma_next, .. } = step;
+/// A sigma that is not above 0, or a next one that is above it.
+pub fn euler_coefficients(sigma: f64, sigma_next: f64) -> Result<Coefficients> {
     if !(sigma > 0. && sigma.is_finite()) {
         return Err(Error::argument("sigma", "above 0", sigma, ""));
     }
-    if !(0. ..sigma).contains(&sigma_next) {
-        return Err(Error::argument("sigma_next", format!("0 to below {sigma}"), sigma_next, ""));
+    if !(0. ..=sigma).contains(&sigma_next) {
+        return Err(Error::argument("sigma_next", format!("0 to {sigma}"), sigma_next, ""));
     }
     let share = sigma_next / sigma;
-    Ok(Coefficients { x_0: 1. - share, noise_pred: 0., x_t: share, noise: 0. })
+    Ok(Coefficients { x_0: 1. - share, x_t: share, ..Coefficients::default() })
 }
 
 /// An Euler step on an epsilon prediction: `x_0 = x - sigma eps`.
@@ -87,10 +36,57 @@ pub fn euler_coefficients(step: SigmaStep) -> Result<Coefficients> {
 /// `x` (not scaled) and `noise_pred` alike; both outputs are the same.
 /// # Errors
 /// Sigmas that do not go down; shapes that differ.
-pub fn euler_step(step: SigmaStep, x: &Tensor, noise_pred: &Tensor) -> Result<StepOutput> {
+pub fn euler_step(
+    sigma: f64,
+    sigma_next: f64,
+    x: &Tensor,
+    noise_pred: &Tensor,
+) -> Result<StepOutput> {
     same_shape("noise_pred", noise_pred, x)?;
-    let x_0 = x - noise_pred * step.sigma;
-    euler_coefficients(step)?.apply(x_0, noise_pred, x, None)
+    let x_0 = x - noise_pred * sigma;
+    euler_coefficients(sigma, sigma_next)?.apply(x_0, noise_pred, x, None)
+}
+
+/// How far an ancestral step goes down, and how much fresh noise brings it back up to `sigma_next`.
+///
+/// ```text
+/// sigma_up = sigma_next sqrt(1 - sigma_next^2 / sigma^2)        sigma_down = sigma_next^2 / sigma
+/// ```
+/// The noise of DDPM's posterior, in sigma; `sigma_down^2 + sigma_up^2 = sigma_next^2`. Returns `(down, up)`.
+pub fn ancestral_sigmas(sigma: f64, sigma_next: f64) -> (f64, f64) {
+    let share = sigma_next / sigma;
+    (sigma_next * share, sigma_next * (1. - share.powi(2)).max(0.).sqrt())
+}
+
+/// The weights of an ancestral Euler step: Euler to `sigma_down`, and `sigma_up` of fresh noise.
+///
+/// # Errors
+/// As [`euler_coefficients`].
+pub fn euler_ancestral_coefficients(sigma: f64, sigma_next: f64) -> Result<Coefficients> {
+    euler_coefficients(sigma, sigma_next)?;
+    let (down, up) = ancestral_sigmas(sigma, sigma_next);
+    Ok(Coefficients { noise: up, ..euler_coefficients(sigma, down)? })
+}
+
+pub(super) fn plan(positions: &[Position]) -> Result<Vec<PlannedStep>> {
+    each(positions, euler_coefficients)
+}
+
+pub(super) fn plan_ancestral(positions: &[Position]) -> Result<Vec<PlannedStep>> {
+    each(positions, euler_ancestral_coefficients)
+}
+
+fn each(
+    positions: &[Position],
+    coefficients: fn(f64, f64) -> Result<Coefficients>,
+) -> Result<Vec<PlannedStep>> {
+    positions
+        .windows(2)
+        .map(|pair| {
+            let (from, to) = (pair[0], pair[1]);
+            Ok(PlannedStep::new(from, to, coefficients(from.sigma, to.sigma)?))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -98,7 +94,7 @@ mod tests {
     use super::*;
     use crate::noise::standard_normal;
     use crate::sampler::ddim_step;
-    use crate::schedule::Step;
+    use crate::schedule::{Schedule, Step};
     use tch::Kind;
 
     #[test]
@@ -109,21 +105,25 @@ mod tests {
         let x_t = standard_normal(&[16], 1)?.to_kind(Kind::Double);
         let eps = standard_normal(&[16], 2)?.to_kind(Kind::Double);
         let ddim = ddim_step(&s, Step { t, t_prev: Some(t_prev) }, &x_t, &eps)?;
-        let step = SigmaStep { t: 700., sigma: s.sigmas()[t], sigma_next: s.sigmas()[t_prev] };
-        let euler = euler_step(step, &(&x_t / a.sqrt()), &eps)?;
+        let euler = euler_step(s.sigmas()[t], s.sigmas()[t_prev], &(&x_t / a.sqrt()), &eps)?;
         let gap = euler.prev_sample * b.sqrt() - ddim.prev_sample;
         assert!(gap.abs().max().double_value(&[]) < 1e-12);
-        assert!(
-            ((&x_t / a.sqrt()) * step.input_scale() - &x_t).abs().max().double_value(&[]) < 1e-12
-        );
         Ok(())
     }
 
     #[test]
-    fn sigmas_that_do_not_go_down_are_refused() {
-        let step = |sigma, sigma_next| SigmaStep { t: 1., sigma, sigma_next };
-        for (sigma, next) in [(0., 0.), (1., 1.), (1., 2.), (f64::NAN, 0.), (1., -1.)] {
-            assert!(euler_coefficients(step(sigma, next)).is_err());
+    fn sigmas_that_go_up_are_refused() {
+        for (sigma, next) in [(0., 0.), (1., 2.), (f64::NAN, 0.), (1., -1.)] {
+            assert!(euler_coefficients(sigma, next).is_err());
+            assert!(euler_ancestral_coefficients(sigma, next).is_err());
+        }
+    }
+
+    #[test]
+    fn down_and_up_make_the_next_sigma() {
+        for (sigma, next) in [(14., 10.), (1., 0.9), (0.1, 0.)] {
+            let (down, up) = ancestral_sigmas(sigma, next);
+            assert!((down.hypot(up) - next).abs() < 1e-12 && down <= next);
         }
     }
 }

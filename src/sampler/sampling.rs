@@ -2,182 +2,13 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{
-    Coefficients, Sampler, SigmaStep, ddim_coefficients, ddpm_coefficients, euler_coefficients,
-    sigma_steps,
-};
+use super::{Coefficients, Look, Plan, Position};
 use crate::denoiser::Denoiser;
 use crate::guidance::guide;
-use crate::prediction::Prediction;
-use crate::schedule::{Schedule, Spacing, Step, steps, timesteps};
 use crate::{Error, Result};
 
-/// Where a sampler stands: at a timestep, or at a sigma.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Position {
-    /// DDIM and DDPM.
-    Time(Step),
-    /// Euler.
-    Sigma(SigmaStep),
-}
-
-impl Position {
-    /// The timestep that the model is told.
-    pub fn timestep(&self) -> f64 {
-        match self {
-            Self::Time(step) => step.t as f64,
-            Self::Sigma(step) => step.t,
-        }
-    }
-
-    /// What the sample is multiplied with before the model sees it.
-    pub fn input_scale(&self) -> f64 {
-        match self {
-            Self::Time(_) => 1.,
-            Self::Sigma(step) => step.input_scale(),
-        }
-    }
-}
-
-/// All that is known of a sampling before it starts.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The sampler.
-    pub sampler: Sampler,
-    /// The schedule that the model was trained on.
-    pub schedule: Schedule,
-    /// What the model predicts.
-    pub prediction: Prediction,
-    /// Whether the predicted x_0 is clipped to [-1, 1], as models of pixels want it.
-    pub clip_sample: bool,
-    /// The steps, from the noisiest on.
-    pub positions: Vec<Position>,
-    /// What standard noise is multiplied with to be the first sample.
-    pub init_noise_sigma: f64,
-}
-
-impl Plan {
-    /// Plans `num_inference_steps` steps. `set_alpha_to_one` false: a DDIM ends on timestep 0
-    /// instead of on the picture, as Stable Diffusion's does.
-    ///
-    /// # Errors
-    /// As [`timesteps`]; `eta` outside [0, 1].
-    pub fn new(
-        sampler: Sampler,
-        schedule: &Schedule,
-        prediction: Prediction,
-        num_inference_steps: usize,
-        spacing: Spacing,
-        steps_offset: usize,
-        set_alpha_to_one: bool,
-    ) -> Result<Self> {
-        if let Sampler::Ddim { eta } = sampler
-            && !(0. ..=1.).contains(&eta)
-        {
-            return Err(Error::argument("eta", "0 (deterministic) to 1 (as DDPM)", eta, ""));
-        }
-        let (positions, init_noise_sigma) = match sampler {
-            Sampler::Euler => {
-                let list = sigma_steps(schedule, num_inference_steps, spacing, steps_offset)?;
-                let first = list.first().map_or(1., |step| step.sigma);
-                let init = match spacing {
-                    Spacing::Leading => (first.powi(2) + 1.).sqrt(),
-                    _ => first,
-                };
-                (list.into_iter().map(Position::Sigma).collect::<Vec<_>>(), init)
-            }
-            Sampler::Ddim { .. } | Sampler::Ddpm => {
-                let list = timesteps(schedule, num_inference_steps, spacing, steps_offset)?;
-                let mut list = steps(&list);
-                if let (Sampler::Ddim { .. }, false, Some(last)) =
-                    (sampler, set_alpha_to_one, list.last_mut())
-                {
-                    last.t_prev = Some(0);
-                }
-                (list.into_iter().map(Position::Time).collect(), 1.)
-            }
-        };
-        let schedule = schedule.clone();
-        let clip_sample = false;
-        Ok(Self { sampler, schedule, prediction, clip_sample, positions, init_noise_sigma })
-    }
-
-    /// The first sample, from standard noise.
-    pub fn start(&self, noise: &Tensor) -> Tensor {
-        noise * self.init_noise_sigma
-    }
-
-    /// A picture's latents noised to where the plan starts: the start of image to image.
-    ///
-    /// # Errors
-    /// A plan without steps; shapes that differ.
-    pub fn start_from(&self, x_0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        crate::forward::same_shape("noise", noise, x_0)?;
-        match self.positions.first() {
-            Some(Position::Sigma(step)) => Ok(x_0 + noise * step.sigma),
-            Some(Position::Time(step)) => {
-                let t = Tensor::from_slice(&[step.t as i64]);
-                crate::forward::add_noise(&self.schedule, &t, x_0, noise)
-            }
-            None => Ok(x_0.shallow_clone()),
-        }
-    }
-
-    /// The weights of the step at `position`.
-    ///
-    /// # Errors
-    /// A position that is not this sampler's.
-    pub fn coefficients(&self, position: Position) -> Result<Coefficients> {
-        match (self.sampler, position) {
-            (Sampler::Ddim { eta }, Position::Time(step)) => {
-                ddim_coefficients(&self.schedule, step, eta)
-            }
-            (Sampler::Ddpm, Position::Time(step)) => ddpm_coefficients(&self.schedule, step),
-            (Sampler::Euler, Position::Sigma(step)) => euler_coefficients(step),
-            (sampler, position) => Err(Error::argument(
-                "position",
-                format!("one of {}'s", sampler.name()),
-                format!("{position:?}"),
-                "",
-            )),
-        }
-    }
-
-    /// One reverse step from the model's output: x_0 and epsilon from the prediction, then the
-    /// weighted sum.
-    ///
-    /// # Errors
-    /// Shapes that differ; noise that is needed and missing.
-    pub fn step(
-        &self,
-        position: Position,
-        x_t: &Tensor,
-        model_output: &Tensor,
-        noise: Option<&Tensor>,
-    ) -> Result<super::StepOutput> {
-        let (mut x_0, epsilon) = match position {
-            Position::Time(Step { t, .. }) => (
-                self.prediction.to_x_0(&self.schedule, t, x_t, model_output)?,
-                self.prediction.to_epsilon(&self.schedule, t, x_t, model_output)?,
-            ),
-            Position::Sigma(step) => {
-                crate::forward::same_shape("model output", model_output, x_t)?;
-                let (sigma, scale) = (step.sigma, step.input_scale());
-                let x_0 = match self.prediction {
-                    Prediction::Epsilon => x_t - model_output * sigma,
-                    Prediction::V => x_t * scale.powi(2) - model_output * (sigma * scale),
-                    Prediction::Sample => model_output.shallow_clone(),
-                };
-                let epsilon = (x_t - &x_0) / sigma;
-                (x_0, epsilon)
-            }
-        };
-        if self.clip_sample {
-            x_0 = x_0.clamp(-1., 1.);
-        }
-        self.coefficients(position)?.apply(x_0, &epsilon, x_t, noise)
-    }
-}
+/// How many looks are remembered: Runge-Kutta's three steps of four, of which the multistep needs every first.
+const REMEMBERED: usize = 8;
 
 /// What happened in one step.
 #[derive(Debug)]
@@ -211,6 +42,8 @@ pub struct Sampling<'a, D: Denoiser> {
     guidance_scale: f64,
     /// One a step, for samplers that add noise.
     noises: Vec<Tensor>,
+    /// What the model saw before, the last look first.
+    earlier: Vec<Look>,
     x_t: Tensor,
     i: usize,
 }
@@ -233,8 +66,8 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         if !guidance_scale.is_finite() {
             return Err(Error::argument("guidance_scale", "a finite number", guidance_scale, ""));
         }
-        if plan.sampler.is_stochastic() && noises.len() < plan.positions.len() {
-            let expected = format!("{}, one a step", plan.positions.len());
+        if plan.sampler.is_stochastic() && noises.len() < plan.steps.len() {
+            let expected = format!("{}, one a look", plan.steps.len());
             return Err(Error::argument("noises", expected, noises.len(), ""));
         }
         let context = match contexts {
@@ -244,7 +77,7 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             }
             None => None,
         };
-        Ok(Self { denoiser, plan, context, guidance_scale, noises, x_t, i: 0 })
+        Ok(Self { denoiser, plan, context, guidance_scale, noises, earlier: Vec::new(), x_t, i: 0 })
     }
 
     /// The sample as it is now: the result, after the last step.
@@ -254,7 +87,7 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
 
     /// Both predictions in one pass: [uncond, cond].
     fn predict(&self, position: Position) -> Result<(Tensor, Tensor)> {
-        let t = Tensor::from_slice(&[position.timestep()]).to_kind(Kind::Float);
+        let t = Tensor::from_slice(&[position.t]).to_kind(Kind::Float);
         let input = &self.x_t * position.input_scale();
         let Some(context) = &self.context else {
             let noise_pred = self.denoiser.predict(&input, &t, None)?;
@@ -266,21 +99,29 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         Ok((both[0].shallow_clone(), both[1].shallow_clone()))
     }
 
-    fn step(&mut self, position: Position) -> Result<SamplingStep> {
+    fn step(&mut self) -> Result<SamplingStep> {
+        let planned = self.plan.steps[self.i];
+        let position = planned.position;
         let (noise_uncond, noise_cond) = self.predict(position)?;
         let noise_pred = guide(&noise_uncond, &noise_cond, self.guidance_scale)?;
-        let out = self.plan.step(position, &self.x_t, &noise_pred, self.noises.get(self.i))?;
-        let x_t = std::mem::replace(&mut self.x_t, out.prev_sample.shallow_clone());
+        let mut look = self.plan.look(self.i, &self.x_t, &noise_pred)?;
+        let noise = self.noises.get(self.i);
+        let prev_sample = self.plan.step(self.i, &mut look, &self.earlier, noise)?;
+        let x_t = std::mem::replace(&mut self.x_t, prev_sample.shallow_clone());
+        let x_0 = look.x_0.shallow_clone();
+        self.earlier.insert(0, look);
+        self.earlier.drain(..planned.forget.min(self.earlier.len()));
+        self.earlier.truncate(REMEMBERED);
         Ok(SamplingStep {
             i: self.i,
             position,
-            coefficients: self.plan.coefficients(position)?,
+            coefficients: planned.coefficients,
             x_t,
             noise_uncond,
             noise_cond,
             noise_pred,
-            x_0: out.pred_original_sample,
-            prev_sample: out.prev_sample,
+            x_0,
+            prev_sample,
         })
     }
 }
@@ -289,8 +130,10 @@ impl<D: Denoiser> Iterator for Sampling<'_, D> {
     type Item = Result<SamplingStep>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let position = *self.plan.positions.get(self.i)?;
-        let step = tch::no_grad(|| self.step(position));
+        if self.i >= self.plan.steps.len() {
+            return None;
+        }
+        let step = tch::no_grad(|| self.step());
         self.i = if step.is_ok() { self.i + 1 } else { usize::MAX };
         Some(step)
     }
@@ -317,27 +160,50 @@ mod tests {
     use super::*;
     use crate::denoiser::ExactDenoiser;
     use crate::noise::{standard_normal, standard_normals};
+    use crate::sampler::{Sampler, Settings, Sigmas};
+    use crate::schedule::{Schedule, Spacing};
 
     #[test]
     fn with_the_exact_denoiser_every_sampler_ends_on_the_data() -> Result<()> {
         let s = Schedule::stable_diffusion();
         let data = standard_normal(&[5, 8], 3)?;
-        let exact = ExactDenoiser::new(s.clone(), &data)?;
-        for sampler in
-            [Sampler::Ddim { eta: 0. }, Sampler::Ddim { eta: 1. }, Sampler::Ddpm, Sampler::Euler]
-        {
-            for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
-                let plan = Plan::new(sampler, &s, Prediction::Epsilon, 50, spacing, 0, true)?;
-                let x_t = plan.start(&standard_normal(&[7, 8], 4)?);
-                let noises = standard_normals(&[7, 8], 5, 50)?;
-                let all = Sampling::new(&exact, plan, x_t, None, 1., noises)?
-                    .collect::<Result<Vec<_>>>()?;
-                let end = &all[49].prev_sample;
-                let gaps = (end.unsqueeze(1) - data.unsqueeze(0)).abs().amax(-1, false);
-                let worst = gaps.amin(-1, false).max().double_value(&[]);
-                assert!(worst < 0.05, "{sampler:?} {spacing:?} ends {worst} away from the data");
+        let exact = Interpolated(ExactDenoiser::new(s.clone(), &data)?);
+        for name in Sampler::names().filter(|name| *name != "lcm") {
+            for sigmas in [Sigmas::Own, Sigmas::Karras] {
+                for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
+                    let mut sampler: Sampler = name.parse()?;
+                    sampler.sigmas = Some(sigmas);
+                    let settings =
+                        Settings { spacing, set_alpha_to_one: true, ..Settings::default() };
+                    let plan = Plan::new(sampler, &s, 50, &settings)?;
+                    let looks = plan.steps.len();
+                    let x_t = plan.start(&standard_normal(&[7, 8], 4)?);
+                    let noises = standard_normals(&[7, 8], 5, looks)?;
+                    let all = Sampling::new(&exact, plan, x_t, None, 1., noises)?
+                        .collect::<Result<Vec<_>>>()?;
+                    let end = &all[looks - 1].prev_sample;
+                    let gaps = (end.unsqueeze(1) - data.unsqueeze(0)).abs().amax(-1, false);
+                    let worst = gaps.amin(-1, false).max().double_value(&[]);
+                    assert!(worst < 0.1, "{sampler} {spacing:?} ends {worst} away from the data");
+                }
             }
         }
         Ok(())
+    }
+
+    /// The exact denoiser between training timesteps.
+    struct Interpolated(ExactDenoiser);
+
+    impl Denoiser for Interpolated {
+        fn predict(&self, x_t: &Tensor, t: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
+            let t = t.double_value(&[0]);
+            let part = t - t.floor();
+            let at = |t: f64| self.0.predict(x_t, &Tensor::from_slice(&[t as i64]), context);
+            Ok(if part == 0. {
+                at(t)?
+            } else {
+                at(t.floor())? * (1. - part) + at(t.ceil())? * part
+            })
+        }
     }
 }

@@ -6,11 +6,16 @@
 Everything is drawn from fixed seeds; the files beside this script are its output.
 """
 
+import inspect
+import itertools
 import json
 import shutil
+import sys
+import warnings
 from pathlib import Path
 from unittest.mock import patch
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import (
@@ -87,105 +92,152 @@ def timesteps():
     save("timesteps", tensors)
 
 
-def widen(scheduler):
-    """diffusers' tables in f64, from the same formula."""
-    scheduler.betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    scheduler.alphas = 1 - scheduler.betas
-    scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
-
-
 def model(sample, t):
     return sample * t / (t + 1)
 
 
-# SAMPLER/PREDICTION/SPACING/STEPS/OFFSET/ETA/END/CLIP -> the sample after every step, and the x_0 seen there.
-def samplers():
-    shape, tensors = (2, 3, 2), {}
-    x_T = tensors["x_T"] = normal(shape, 1, torch.float64)
-    noises = tensors["noises"] = normal((25, *shape), 2, torch.float64)
-    betas = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+# Whole loops of every scheduler of diffusers that Diffuscope has: samplers.json lists the cases (class, steps, what its
+# scheduler_config.json says beside the betas), samplers.safetensors has the last sample of each, in the same order.
+SIGMAS = {"own": {}, **{kind: {f"use_{kind}_sigmas": True} for kind in ["karras", "exponential", "beta"]}}
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
-    def record(name, scheduler, step):
-        x, after, pictures = x_T * scheduler.init_noise_sigma, [], []
-        for i, t in enumerate(scheduler.timesteps):
+
+def options(**lists):
+    return [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
+
+
+def sampler_cases():
+    def spaced(spacing):
+        return {"timestep_spacing": spacing, **({"steps_offset": 1} if spacing == "leading" else {})}
+
+    def case(name, steps=10, eta=0.0, **config):
+        cases.append(dict(scheduler=name, steps=steps, eta=eta, config=config))
+
+    cases = []
+    for prediction, spacing in itertools.product(PREDICTIONS, SPACINGS):
+        base = dict(prediction_type=prediction, **spaced(spacing))
+        plain = dict(base, clip_sample=False)
+        for eta, one in itertools.product([0.0, 0.6], [False, True]):
+            case("DDIMScheduler", eta=eta, set_alpha_to_one=one, **plain)
+        case("DDIMScheduler", steps=7, eta=1.0, **base)
+        case("DDPMScheduler", **plain)
+        case("DDPMScheduler", steps=7, clip_sample_range=0.7, **base)
+        for steps, skip in [(10, True), (30, True), (10, False), (30, False)]:
+            case("PNDMScheduler", steps=steps, skip_prk_steps=skip, **base)
+        case("EulerAncestralDiscreteScheduler", **base)
+        case("LCMScheduler", steps=4, **base)
+        case("LCMScheduler", steps=5, clip_sample=True, original_inference_steps=40, **base)
+        for thresholded in ["DDIMScheduler", "DDPMScheduler", "LCMScheduler", "UniPCMultistepScheduler"]:
+            case(thresholded, thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1.5, **plain)
+        for kind, sigmas in SIGMAS.items():
+            both = dict(base, **sigmas)
+            for name in ["LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"]:
+                case(name, **both)
+            case("DPMSolverSDEScheduler", **both)
+            case("HeunDiscreteScheduler", **both)
+            case("EulerDiscreteScheduler", **both)
+            if spacing != "linspace":
+                case("EulerDiscreteScheduler", final_sigmas_type="sigma_min", **both)
+            orders = options(solver_order=[1, 2, 3], solver_type=["midpoint", "heun"])
+            algorithms = ["dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver"]
+            for order, algorithm in itertools.product(orders, algorithms):
+                end = {} if algorithm.endswith("++") else {"final_sigmas_type": "sigma_min"}
+                solver = dict(algorithm_type=algorithm, **order, **end)
+                case("DPMSolverMultistepScheduler", **solver, **both)
+                if spacing == "linspace":
+                    case("DPMSolverSinglestepScheduler", **solver, **both)
+            for order, solver, x0 in itertools.product([1, 2, 3], ["bh1", "bh2"], [True, False]):
+                # Elsewhere the reference multiplies infinity by nothing on the picture.
+                end = {} if x0 and solver == "bh2" else {"final_sigmas_type": "sigma_min"}
+                which = dict(solver_order=order, solver_type=solver, predict_x0=x0)
+                case("UniPCMultistepScheduler", **which, **end, **both)
+            for order in [1, 2, 3]:
+                case("DEISMultistepScheduler", solver_order=order, **both)
+        case("HeunDiscreteScheduler", clip_sample=True, clip_sample_range=1.2, **base)
+        # From 15 steps on the multistep solvers end at their full order.
+        long = dict(base, final_sigmas_type="sigma_min")
+        for order in [2, 3]:
+            case("DPMSolverMultistepScheduler", steps=20, solver_order=order, **base)
+            case("DPMSolverMultistepScheduler", steps=20, solver_order=order, **long)
+            case("DPMSolverMultistepScheduler", steps=20, solver_order=order, euler_at_final=True, **long)
+            case("DPMSolverMultistepScheduler", steps=10, solver_order=order, lower_order_final=False, **long)
+            case("DEISMultistepScheduler", steps=20, solver_order=order, **base)
+            case("UniPCMultistepScheduler", steps=20, solver_order=order, **long)
+            if spacing == "linspace":
+                for steps in [9, 11, 12, 20]:
+                    case("DPMSolverSinglestepScheduler", steps=steps, solver_order=order, **base)
+        zero = dict(plain, rescale_betas_zero_snr=True)
+        for name in ["DDIM", "DDPM", "LCM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep"]:
+            case(f"{name}Scheduler", **zero)
+    return cases
+
+
+class Wide:
+    """A library that says f64 where it is asked for f32."""
+
+    def __init__(self, library):
+        self.library, self.float32 = library, library.float64
+
+    def __getattr__(self, name):
+        return getattr(self.library, name)
+
+
+def run_sampler(case, x_T, noises):
+    """The last sample of a whole loop, with the noises given; all in f64 if they are."""
+    scheduler_class = getattr(diffusers, case["scheduler"])
+    module = sys.modules[scheduler_class.__module__]
+    if x_T.dtype == torch.float64:
+        with patch.object(module, "np", Wide(np)), patch.object(module, "torch", Wide(torch)):
+            return run_scheduler(scheduler_class, case, x_T, noises)
+    return run_scheduler(scheduler_class, case, x_T, noises)
+
+
+def run_scheduler(scheduler_class, case, x_T, noises):
+    config = dict(BETAS, **case["config"])
+    known = inspect.signature(scheduler_class.__init__).parameters
+    scheduler = scheduler_class(**{key: value for key, value in config.items() if key in known})
+    scheduler.set_timesteps(case["steps"])
+    if case["scheduler"] == "DPMSolverSDEScheduler":
+        # Made anew in the first step, unless there is one.
+        scheduler.noise_sampler = lambda *_: noises[index]
+    steps = inspect.signature(scheduler.step).parameters
+    x, index = x_T * scheduler.init_noise_sigma, 0
+    with patch(f"{scheduler_class.__module__}.randn_tensor", lambda *_, **__: noises[index], create=True):
+        for index, t in enumerate(scheduler.timesteps):
             output = model(scheduler.scale_model_input(x, t), t)
-            out = step(i, output, t, x)
-            x = out.prev_sample
-            after.append(x)
-            pictures.append(out.pred_original_sample)
-        tensors[f"{name}/prev_sample"] = torch.stack(after)
-        tensors[f"{name}/pred_original_sample"] = torch.stack(pictures)
+            extra = {"eta": case["eta"]} if "eta" in steps else {}
+            x = scheduler.step(output, t, x, **extra).prev_sample
+    return x
 
-    def ddim(prediction, spacing, steps, offset, eta, set_alpha_to_one, clip):
-        scheduler = DDIMScheduler(
-            **betas,
-            prediction_type=prediction,
-            timestep_spacing=spacing,
-            steps_offset=offset,
-            set_alpha_to_one=set_alpha_to_one,
-            clip_sample=clip,
-        )
-        widen(scheduler)
-        scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0].clone()
-        if set_alpha_to_one:
-            scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
-        scheduler.set_timesteps(steps)
 
-        # diffusers steps back by the stride T // N. Where that misses the next listed timestep
-        # (linspace; trailing when N does not divide T), T is told such that it does not.
-        def step(i, output, t, x):
-            if spacing != "leading" and i + 1 < steps:
-                stride = int(t - scheduler.timesteps[i + 1])
-                scheduler.register_to_config(num_train_timesteps=stride * steps)
-            elif spacing != "leading":
-                scheduler.register_to_config(num_train_timesteps=(int(t) + 1) * steps)
-            return scheduler.step(output, t, x, eta=eta, variance_noise=noises[i] if eta else None)
-
-        end = "one" if set_alpha_to_one else "first"
-        record(f"ddim/{prediction}/{spacing}/{steps}/{offset}/{eta}/{end}/{int(clip)}", scheduler, step)
-
-    def ddpm(prediction, spacing, steps, offset, clip):
-        scheduler = DDPMScheduler(
-            **betas, prediction_type=prediction, timestep_spacing=spacing, steps_offset=offset, clip_sample=clip
-        )
-        widen(scheduler)
-        scheduler.set_timesteps(steps)
-
-        def step(i, output, t, x):
-            with patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noises[i]):
-                return scheduler.step(output, t, x)
-
-        record(f"ddpm/{prediction}/{spacing}/{steps}/{offset}/0/one/{int(clip)}", scheduler, step)
-
-    def euler(prediction, spacing, steps, offset):
-        scheduler = EulerDiscreteScheduler(
-            **betas, prediction_type=prediction, timestep_spacing=spacing, steps_offset=offset
-        )
-        scheduler.set_timesteps(steps)
-        name = f"euler/{prediction}/{spacing}/{steps}/{offset}/0/one/0"
-        tensors[f"{name}/sigmas"] = scheduler.sigmas
-        tensors[f"{name}/init_noise_sigma"] = torch.as_tensor(scheduler.init_noise_sigma)
-        record(name, scheduler, lambda i, output, t, x: scheduler.step(output, t, x))
-
-    for spacing in SPACINGS:
-        for prediction in ["epsilon", "v_prediction", "sample"]:
-            ddim(prediction, spacing, 10, int(spacing == "leading"), 0.0, False, False)
-            ddim(prediction, spacing, 10, 0, 0.6, True, False)
-            ddpm(prediction, spacing, 10, int(spacing == "leading"), False)
-            if prediction != "sample":
-                euler(prediction, spacing, 10, int(spacing == "leading"))
-        ddim("epsilon", spacing, 7, 0, 1.0, False, True)
-        ddim("v_prediction", spacing, 25, 0, 0.0, True, False)
-        ddpm("epsilon", spacing, 7, 0, True)
-        ddpm("v_prediction", spacing, 25, 0, False)
-        euler("epsilon", spacing, 25, 0)
-        euler("v_prediction", spacing, 7, 0)
-        for steps in [1, 2]:
-            ddim("epsilon", spacing, steps, 0, 0.0, True, False)
-            ddpm("v_prediction", spacing, steps, 0, False)
-            if not (spacing == "linspace" and steps == 1):
-                euler("epsilon", spacing, steps, 0 if spacing != "leading" else 1)
-    save("samplers", tensors)
+def samplers():
+    warnings.filterwarnings("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    shape, kept, refused, last, last_f64 = (1, 2, 2, 2), [], [], [], []
+    x_T, noises = normal(shape, 1), normal((64, *shape), 2)
+    for case in sampler_cases():
+        # What the class does not know would be left out without a word.
+        known = inspect.signature(getattr(diffusers, case["scheduler"]).__init__).parameters
+        shared = {"clip_sample", "timestep_spacing", "steps_offset"}
+        strange = [key for key in case["config"] if key not in known and key not in shared]
+        try:
+            if strange:
+                raise ValueError(f"has no {strange[0]}")
+            result = run_sampler(case, x_T, noises)
+            if not result.isfinite().all():
+                raise ValueError("ends on numbers that are not finite")
+            wide = run_sampler(case, x_T.double(), noises.double())
+        except (ValueError, NotImplementedError, UnboundLocalError) as error:
+            reason = "not written" if isinstance(error, UnboundLocalError) else str(error).split(". ")[0]
+            refused.append(dict(case, reason=reason))
+            continue
+        kept.append(case)
+        last.append(result)
+        last_f64.append(wide)
+    lines = ",\n".join(json.dumps(case) for case in [*kept, *refused])
+    (HERE / "samplers.json").write_text(f"[\n{lines}\n]\n")
+    save("samplers", {"x_T": x_T, "noises": noises, "last": torch.stack(last), "last_f64": torch.stack(last_f64)})
 
 
 PROMPTS = [

@@ -65,7 +65,7 @@ pub struct Eval {
     /// Which captions: those that training may have seen, those held out of it, or any
     #[arg(long, value_enum, default_value_t = Which::Any)]
     split: Which,
-    /// ddim, ddpm or euler [default: the one that the model's folder names]
+    /// Such as ddim, euler-a or dpm++2m-karras; a wrong name lists all [default: the one that the model's folder names]
     #[arg(long)]
     sampler: Option<Sampler>,
     /// Reverse steps; several numbers, separated by commas, give a curve
@@ -385,7 +385,7 @@ impl Eval {
             "guidance scale {guidance_scale}, {steps} steps; brackets: what the judge finds wrong"
         ));
         let drawn = Drawn {
-            sampler: self.sampler.unwrap_or_else(|| sd.scheduler.sampler()).name().into(),
+            sampler: self.sampler.unwrap_or_else(|| sd.scheduler.sampler()).to_string(),
             num_inference_steps: steps,
             guidance_scale,
             prompt_match: prompt_match(&seen),

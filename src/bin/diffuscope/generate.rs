@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use diffuscope::pipeline::{Request, StableDiffusion, tiny_folder};
 use diffuscope::plot::{self, Sheet};
-use diffuscope::sampler::Sampler;
+use diffuscope::sampler::{Method, Sampler};
 use diffuscope::trace::Trace;
 use diffuscope::weights::TensorFile;
 use diffuscope::{Error, Result, picture};
@@ -31,7 +31,7 @@ pub struct Generate {
     /// A model: a folder with a model_index.json, as diffusers saves it [default: the embedded one]
     #[arg(long, value_name = "FOLDER")]
     model: Option<PathBuf>,
-    /// ddim, ddpm or euler [default: the one that the model's folder names]
+    /// Such as ddim, euler-a or dpm++2m-karras; a wrong name lists all [default: the one that the model's folder names]
     #[arg(long)]
     sampler: Option<Sampler>,
     /// Reverse steps from noise to picture, 1 to the schedule's length (1000)
@@ -154,7 +154,7 @@ pub fn run(args: Generate) -> Result<()> {
         request.prompts.iter().flat_map(|p| std::iter::repeat_n(p.clone(), args.count)).collect();
     let settings = args.settings(&model, &request, &folder);
 
-    let steps = model.plan(&request)?.positions.len() * args.guidance.len();
+    let steps = model.plan(&request)?.steps.len() * args.guidance.len();
     let bar = bar(steps as u64, "{bar:30} step {pos}/{len} {msg} {eta} left");
     let mut drawn = Vec::new();
     let mut trace = None;
@@ -244,14 +244,15 @@ impl Generate {
 
     /// The request, each prompt once.
     fn request(&self, model: &StableDiffusion) -> Result<Request> {
-        let sampler = match (self.sampler.unwrap_or_else(|| model.scheduler.sampler()), self.eta) {
-            (Sampler::Ddim { .. }, eta) => Sampler::Ddim { eta },
-            (sampler, 0.) => sampler,
-            (sampler, eta) => {
-                let todo = format!("{} has no eta: add --sampler ddim", sampler.name());
+        let mut sampler = self.sampler.unwrap_or_else(|| model.scheduler.sampler());
+        match (&mut sampler.method, self.eta) {
+            (Method::Ddim { eta }, asked) => *eta = asked,
+            (_, 0.) => (),
+            (_, eta) => {
+                let todo = format!("{sampler} has no eta: add --sampler ddim");
                 return Err(Error::argument("--eta", "0, or the sampler ddim", eta, todo));
             }
-        };
+        }
         let init = match (&self.init, self.strength) {
             (Some(path), Some(strength)) => {
                 let (width, height) = model.size(self.width, self.height)?;
@@ -282,7 +283,7 @@ impl Generate {
         let sampler = request.sampler.unwrap_or_else(|| model.scheduler.sampler());
         let mut texts = vec![
             ("negative_prompt", self.negative.clone()),
-            ("sampler", sampler.name().to_owned()),
+            ("sampler", sampler.to_string()),
             ("num_inference_steps", self.steps.to_string()),
             ("eta", self.eta.to_string()),
             ("dtype", self.dtype.name().to_owned()),

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use diffuscope::pipeline::{SchedulerConfig, tiny_folder};
+use diffuscope::pipeline::tiny_folder;
 use diffuscope::plot::schedule_figure;
+use diffuscope::sampler::SchedulerConfig;
 use diffuscope::{Error, Result};
 
 use crate::out::check_place;
