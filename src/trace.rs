@@ -66,7 +66,7 @@ impl Trace {
             .map(|s| s.coefficients)
             .flat_map(|c| [c.x_0, c.noise_pred, c.x_t, c.noise])
             .collect();
-        let Generation { latents, image } = generation;
+        let Generation { latents, image, .. } = generation;
         Ok(Self {
             timesteps: Tensor::from_slice(&timesteps),
             x_t: gather(|s| &s.x_t)?,

@@ -15,7 +15,6 @@ use tch::Tensor;
 pub use ddim::{ddim_coefficients, ddim_step, ddim_step_eta};
 pub use ddpm::{ddpm_coefficients, ddpm_step};
 pub use euler::{SigmaStep, euler_coefficients, euler_step, sigma_steps};
-pub(crate) use sampling::noises_of_seeds;
 pub use sampling::{Plan, Position, Sampling, SamplingStep};
 
 use crate::{Error, Result};

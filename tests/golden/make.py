@@ -710,9 +710,14 @@ def families():
 
         for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
             model.scheduler = scheduler.from_config(settings)
-            with patch.object(DiagonalGaussianDistribution, "sample", mean):
-                tensors = {run: make(model) for run, make in runs.items()}
-            save(f"families/{name}/{sampler}", tensors)
+            save(f"families/{name}/{sampler}", {run: make_run(run, make, model) for run, make in runs.items()})
+
+    def make_run(name, make, model):
+        """A picture's latents are the mean of what the encoder says, if the run is not called otherwise."""
+        if name.endswith("sampled"):
+            return make(model)
+        with patch.object(DiagonalGaussianDistribution, "sample", mean):
+            return make(model)
 
     def latents(**arguments):
         return lambda model: model(**PROMPTED, **arguments, output_type="latent")[0]
@@ -747,18 +752,28 @@ def families():
     )
     guess = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     area = dict(**size, image=picture, mask_image=mask)
+    # For every picture to draw from its own generator, there must be one of each.
+    two = dict(**size, image=torch.cat([picture] * 2), mask_image=torch.cat([mask] * 2))
     case(
         "inpainting",
         12,
         StableDiffusionInpaintPipeline,
-        {"whole": run(**area, **negative), "part": run(**area, **negative, strength=0.6)},
+        {
+            "whole": run(**area, **negative),
+            "part": run(**area, **negative, strength=0.6),
+            "whole_sampled": run(**two, **negative),
+            "part_sampled": run(**two, **negative, strength=0.6),
+        },
         **guess,
     )
     case(
         "depth",
         13,
         StableDiffusionDepth2ImgPipeline,
-        {"part": run(image=picture, depth_map=depth, strength=0.8, **negative)},
+        {
+            "part": run(image=picture, depth_map=depth, strength=0.8, **negative),
+            "part_sampled": run(image=picture, depth_map=depth, strength=0.8, **negative),
+        },
         "v_prediction",
         depth_estimator=None,
         feature_extractor=None,
@@ -784,17 +799,17 @@ def families():
     for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
         ordinary.scheduler = scheduler.from_config(ordinary.scheduler.config)
         parts = dict(ordinary.components, requires_safety_checker=False)
-        with patch.object(DiagonalGaussianDistribution, "sample", mean):
-            tensors = {}
-            for name, pipeline, strength in [
-                ("picture", StableDiffusionImg2ImgPipeline, 0.75),
-                ("whole_area", StableDiffusionInpaintPipeline, 1.0),
-                ("part_of_area", StableDiffusionInpaintPipeline, 0.75),
-            ]:
-                model = pipeline(**parts)
-                model.set_progress_bar_config(disable=True)
-                more = dict(mask_image=mask, **size) if pipeline is StableDiffusionInpaintPipeline else {}
-                tensors[name] = run(image=picture, strength=strength, **more, **negative)(model)
+        tensors = {}
+        for name, pipeline, strength in [
+            ("picture", StableDiffusionImg2ImgPipeline, 0.75),
+            ("picture_sampled", StableDiffusionImg2ImgPipeline, 0.75),
+            ("whole_area", StableDiffusionInpaintPipeline, 1.0),
+            ("part_of_area", StableDiffusionInpaintPipeline, 0.75),
+        ]:
+            model = pipeline(**parts)
+            model.set_progress_bar_config(disable=True)
+            more = dict(mask_image=mask, **size) if pipeline is StableDiffusionInpaintPipeline else {}
+            tensors[name] = make_run(name, run(image=picture, strength=strength, **more, **negative), model)
         save(f"families/{sampler}", tensors)
 
 
