@@ -310,21 +310,20 @@ impl StableDiffusion {
 
     /// The shape of one picture's latents: that of what is given, else of the size that is asked for.
     fn latent_shape(&self, request: &Request) -> Result<Vec<i64>> {
-        let factor = self.vae.config().factor();
+        let (factor, batch) = (self.vae.config().factor(), request.prompts.len() as i64);
+        let fits = |what: &str, x: &Tensor, channels: i64| {
+            let size = x.size();
+            let all = matches!(size[..], [n, c, h, w] if (n == 1 || n == batch) && c == channels && h * w > 0);
+            let expected = format!("[1, {channels}, H, W] or [{batch}, {channels}, H, W]");
+            if all { Ok((size[2], size[3])) } else { Err(Error::shape(what, expected, &size)) }
+        };
         let (mut width, mut height) = (request.width, request.height);
         if let Some((image, _)) = &request.init {
-            let size = image.size();
-            if size.len() != 4 || size[0] != 1 {
-                return Err(Error::shape("the picture to start from", "[1, 3, H, W]", &size));
-            }
-            (height, width) = (Some(size[2]), Some(size[3]));
+            let (h, w) = fits("the picture to start from", image, self.vae.config().in_channels)?;
+            (height, width) = (Some(h), Some(w));
         } else if let Some(small) = &request.small {
-            let (size, batch) = (small.size(), request.prompts.len() as i64);
-            if size.len() != 4 || size[1] != 3 || (size[0] != 1 && size[0] != batch) {
-                let expected = format!("[1, 3, h, w] or [{batch}, 3, h, w]");
-                return Err(Error::shape("the small picture", expected, &size));
-            }
-            (height, width) = (Some(size[2] * factor), Some(size[3] * factor));
+            let (h, w) = fits("the small picture", small, self.vae.config().out_channels)?;
+            (height, width) = (Some(h * factor), Some(w * factor));
         } else if let Some(latents) = &request.initial_latents
             && latents.dim() == 4
         {
@@ -334,9 +333,12 @@ impl StableDiffusion {
         }
         let (width, height) = self.size(width, height)?;
         if let Some(mask) = &request.mask
-            && mask.size() != [1, 1, height, width]
+            && fits("mask", mask, 1)? != (height, width)
         {
             return Err(Error::shape("mask", format!("[1, 1, {height}, {width}]"), &mask.size()));
+        }
+        if let Some(depth) = &request.depth {
+            fits("depth", depth, 1)?;
         }
         self.check_memory(request.prompts.len(), width, height)?;
         Ok(vec![self.vae.config().latent_channels, height / factor, width / factor])

@@ -54,3 +54,12 @@ fn tiles_of_diffusers() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn an_autoencoder_that_overflows_in_f16_computes_in_f32() -> Result<()> {
+    // diffusers writes that it does unless told otherwise.
+    let folder = golden::path("families/sdxl/vae");
+    assert_eq!(Vae::open(&folder, Kind::Half, Device::Cpu)?.kind(), Kind::Float);
+    assert_eq!(Vae::open(&folder, Kind::BFloat16, Device::Cpu)?.kind(), Kind::BFloat16);
+    Ok(())
+}

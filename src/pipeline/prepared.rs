@@ -32,7 +32,7 @@ pub struct Prepared<'a> {
 
 /// The part of a picture that stays as it was while an ordinary model draws all of it.
 pub struct Kept {
-    /// 1 where the picture is drawn anew, [1, 1, h, w].
+    /// 1 where the picture is drawn anew, [1 or B, 1, h, w].
     pub mask: Tensor,
     /// The picture's latents, [B, 4, h, w].
     pub x_0: Tensor,
@@ -353,27 +353,24 @@ impl StableDiffusion {
     }
 }
 
-/// The mask in latent cells, 1 where the picture is drawn anew: [1, 1, h, w].
+/// The mask in latent cells, 1 where the picture is drawn anew.
 fn small_mask(mask: &Tensor, shape: &[i64]) -> Tensor {
     let mask = mask.to_device(Device::Cpu).ge(0.5).to_kind(Kind::Float);
     mask.upsample_nearest2d([shape[1], shape[2]], None, None)
 }
 
-/// A depth picture in latent cells, from -1 for the farthest to 1 for the nearest: [1, 1, h, w].
+/// A depth picture in latent cells, from -1 for the farthest to 1 for the nearest.
 fn depth(depth: &Tensor, shape: &[i64]) -> Result<Tensor> {
-    let size = depth.size();
-    if size.len() != 4 || size[..2] != [1, 1] || size.contains(&0) {
-        return Err(Error::shape("depth", "[1, 1, h, w]", &size));
-    }
     let depth = depth.to_device(Device::Cpu).to_kind(Kind::Float);
     let depth = depth.upsample_bicubic2d([shape[1], shape[2]], false, None, None);
-    let (low, high) = (depth.min(), depth.max());
-    let range = (&high - &low).double_value(&[]);
-    if !(range.is_finite() && range > 0.) {
+    let (low, high) = (depth.amin([1, 2, 3], true), depth.amax([1, 2, 3], true));
+    let range = high - &low;
+    let least = range.min().double_value(&[]);
+    if !(least.is_finite() && least > 0.) {
         let todo = "draw from noise where everything is equally near";
-        return Err(Error::argument("depth", "finite and not all the same", range, todo));
+        return Err(Error::argument("depth", "finite and not all the same", least, todo));
     }
-    Ok((depth - low) * (2. / range) - 1.)
+    Ok((depth - low) * 2. / range - 1.)
 }
 
 /// Latents that somebody gives, in place of the seed's noise.

@@ -45,12 +45,14 @@ pub struct Request {
     pub width: Option<i64>,
     /// Pixels; `None` for the size that the model was trained on.
     pub height: Option<i64>,
-    /// The picture to start from, [1, 3, H, W] in [-1, 1], and how much of it is noised away, 0 to 1.
+    /// The picture to start from, [1, 3, H, W] in [-1, 1] or one for every prompt, and how much of it is
+    /// noised away, 0 to 1.
     pub init: Option<(Tensor, f64)>,
-    /// Where the picture to start from is drawn anew, [1, 1, H, W]: at 0.5 and above. With a strength of 1 nothing
-    /// of what was there is left.
+    /// Where the picture to start from is drawn anew: at 0.5 and above, [1, 1, H, W] or one for every prompt.
+    /// With a strength of 1 nothing of what was there is left.
     pub mask: Option<Tensor>,
-    /// Depth to image: how near everything is, [1, 1, h, w] of any size and scale; larger is nearer.
+    /// Depth to image: how near everything is, [1, 1, h, w] or one for every prompt, of any size and scale;
+    /// larger is nearer.
     pub depth: Option<Tensor>,
     /// The x4 upscaler: the small picture, [1, 3, h, w] in [-1, 1], or one for every prompt.
     pub small: Option<Tensor>,

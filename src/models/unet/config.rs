@@ -324,3 +324,69 @@ impl UNetConfig {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As published, with what is not said written as null.
+    const SDXL: &str = r#"{
+        "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280], "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048, "norm_num_groups": 32, "norm_eps": 1e-05, "sample_size": 128,
+        "use_linear_projection": true, "upcast_attention": null, "num_attention_heads": null,
+        "addition_embed_type": "text_time", "addition_embed_type_num_heads": 64,
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        "num_class_embeds": null, "time_cond_proj_dim": null, "only_cross_attention": false,
+        "mid_block_only_cross_attention": null, "encoder_hid_dim_type": null
+    }"#;
+
+    #[test]
+    fn published_configurations() -> Result<()> {
+        let read = |text: &str| serde_json::from_str::<UNetConfig>(text).unwrap();
+        let sdxl = read(SDXL);
+        let levels = sdxl.levels()?;
+        let of = |of: fn(&Level) -> i64| levels.iter().map(of).collect::<Vec<_>>();
+        assert_eq!(of(|level| level.width / level.heads), [64; 3]);
+        assert_eq!(of(|level| level.transformers), [1, 2, 10]);
+        assert!(!levels[0].attends.0 && !levels[0].attends.1 && levels[2].attends == (true, true));
+        assert_eq!(sdxl.text_time()?.map(|wide| (wide.pooled, wide.each_size)), Some((1280, 256)));
+        let upscaler = read(
+            &SDXL
+                .replace(
+                    "\"only_cross_attention\": false",
+                    "\"only_cross_attention\": [true, true, false]",
+                )
+                .replace("\"text_time\"", "null"),
+        );
+        let only: Vec<bool> = upscaler.levels()?.iter().map(|level| level.only_cross).collect();
+        assert_eq!((only, upscaler.mid_only_cross()), (vec![true, true, false], false));
+        assert!(upscaler.text_time()?.is_none());
+        for (from, to, said) in [
+            (
+                "\"text_time\"",
+                "\"image\"",
+                "addition_embed_type: expected text_time or null, got image",
+            ),
+            ("2816", "1536", "projection_class_embeddings_input_dim: expected more than 6 times"),
+            (
+                "\"encoder_hid_dim_type\": null",
+                "\"encoder_hid_dim_type\": \"text_proj\"",
+                "encoder_hid_dim_type",
+            ),
+            (
+                "\"only_cross_attention\": false",
+                "\"only_cross_attention\": [true]",
+                "only_cross_attention",
+            ),
+            ("\"num_class_embeds\": null", "\"num_class_embeds\": 0", "num_class_embeds"),
+        ] {
+            let config = read(&SDXL.replace(from, to));
+            let error = config.levels().err().or(config.text_time().err()).map(|e| e.to_string());
+            assert!(error.as_ref().is_some_and(|e| e.starts_with(said)), "{said}: {error:?}");
+        }
+        Ok(())
+    }
+}
