@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::models::unet::UNet;
+use crate::models::unet::{Conditions, UNet};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -24,6 +24,28 @@ impl Denoiser for UNet {
         let context = context
             .ok_or_else(|| Error::argument("context", "[B, tokens, width]", "none", todo))?;
         self.forward(x_t, t, context)
+    }
+}
+
+/// A U-Net with what it is told beside the sample and the timestep, the same at every step.
+///
+/// A context that the sampler gives stands in place of the conditions' own. What has fewer rows than the
+/// sample is repeated: [B, ...] serves both halves [uncond, cond] of a guided prediction.
+pub struct Conditioned<'a> {
+    /// The network.
+    pub unet: &'a UNet,
+    /// What it is told.
+    pub conditions: Conditions,
+}
+
+impl Denoiser for Conditioned<'_> {
+    fn predict(&self, x_t: &Tensor, t: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
+        let mut conditions = Conditions::from(&self.conditions);
+        if let Some(context) = context {
+            conditions.context = context.shallow_clone();
+        }
+        let batch = x_t.size().first().copied().unwrap_or(1);
+        self.unet.forward(x_t, t, conditions.for_batch(batch)?)
     }
 }
 

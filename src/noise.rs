@@ -46,9 +46,111 @@ pub fn standard_normals(shape: &[i64], seed: i64, count: usize) -> Result<Vec<Te
     (0..count).map(|_| Ok(Tensor::f_randn(shape, (Kind::Float, Device::Cpu))?)).collect()
 }
 
+/// Draws tensors of `shapes` for every seed, one after another from that seed's generator, and stacks them:
+/// [seeds, shape...] each. What belongs to a seed is the same alone.
+///
+/// # Errors
+/// A negative length; no seed.
+pub fn normals_of_seeds(seeds: &[i64], shapes: &[Vec<i64>]) -> Result<Vec<Tensor>> {
+    if let Some(shape) = shapes.iter().find(|shape| shape.iter().any(|&n| n < 0)) {
+        return Err(Error::shape("noise", "lengths of 0 and more", shape));
+    }
+    let draw = |&seed: &i64| {
+        let _guard = lock();
+        tch::manual_seed(seed);
+        let one = |shape: &Vec<i64>| {
+            Ok(Tensor::f_randn([&[1], &shape[..]].concat(), (Kind::Float, Device::Cpu))?)
+        };
+        shapes.iter().map(one).collect::<Result<Vec<_>>>()
+    };
+    let each = seeds.iter().map(draw).collect::<Result<Vec<_>>>()?;
+    (0..shapes.len())
+        .map(|i| {
+            let of_shape: Vec<&Tensor> = each.iter().map(|of_seed| &of_seed[i]).collect();
+            Ok(Tensor::f_cat(&of_shape, 0)?)
+        })
+        .collect()
+}
+
+/// From `a` to `b` on the sphere, for every sample of a batch: what lies between two draws of noise is as long
+/// as they are, and looks like a draw itself.
+///
+/// ```text
+/// slerp(a, b, w) = (sin((1 - w) theta) a + sin(w theta) b) / sin(theta)      Shoemake 1985, section 3.3
+/// ```
+///
+/// `theta` is the angle between them; where it is 0 or half a turn, the way is a line.
+///
+/// # Shapes
+/// `a` and `b` [B, ...] alike; returns the same.
+/// # Errors
+/// Shapes that differ.
+///
+/// # Examples
+/// ```
+/// use diffuscope::noise::{slerp, standard_normal};
+/// let (a, b) = (standard_normal(&[1, 4, 64, 64], 0)?, standard_normal(&[1, 4, 64, 64], 1)?);
+/// let between = slerp(&a, &b, 0.5)?;
+/// assert!((between.std(true).double_value(&[]) - 1.).abs() < 0.02);
+/// # Ok::<(), diffuscope::Error>(())
+/// ```
+pub fn slerp(a: &Tensor, b: &Tensor, weight: f64) -> Result<Tensor> {
+    crate::forward::same_shape("b", b, a)?;
+    if a.dim() == 0 {
+        return Err(Error::shape("a", "[B, ...]", &a.size()));
+    }
+    let flat =
+        |x: &Tensor| x.to_device(a.device()).to_kind(Kind::Double).reshape([a.size()[0], -1]);
+    let (from, to) = (flat(a), flat(b));
+    let dot = |x: &Tensor, y: &Tensor| (x * y).sum_dim_intlist(-1, true, Kind::Double);
+    let cos = dot(&from, &to) / (dot(&from, &from) * dot(&to, &to)).sqrt();
+    let theta = cos.clamp(-1., 1.).acos();
+    let sin = theta.sin();
+    let line = sin.abs().lt(1e-7);
+    let share =
+        |w: f64| ((&theta * w).sin() / &sin).where_self(&line.logical_not(), &Tensor::from(w));
+    let mixed = share(1. - weight) * from + share(weight) * to;
+    Ok(mixed.reshape(a.size()).to_kind(a.kind()))
+}
+
 /// Runs `draw` with torch's global generator started from `seed`, and nobody else drawing.
 pub fn with_seed<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
     let _guard = lock();
     tch::manual_seed(seed);
     draw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_of_a_batch_is_the_same_alone() -> Result<()> {
+        let shapes = [vec![3, 4, 4], vec![4, 8, 8], vec![7]];
+        let batch = normals_of_seeds(&[5, 6, 7], &shapes)?;
+        let alone = normals_of_seeds(&[7], &shapes)?;
+        for ((all, one), shape) in batch.iter().zip(&alone).zip(&shapes) {
+            assert_eq!(all.size(), [&[3], &shape[..]].concat());
+            assert!(all.narrow(0, 2, 1).equal(one));
+        }
+        assert!(alone[0].equal(&standard_normal(&[1, 3, 4, 4], 7)?));
+        Ok(())
+    }
+
+    #[test]
+    fn the_way_on_the_sphere_turns_evenly_and_ends_where_it_should() -> Result<()> {
+        let (a, b) = (standard_normal(&[2, 3, 50], 1)?, standard_normal(&[2, 3, 50], 2)?);
+        let near = |x: &Tensor, y: &Tensor| (x - y).abs().max().double_value(&[]) < 1e-6;
+        assert!(near(&slerp(&a, &b, 0.)?, &a) && near(&slerp(&a, &b, 1.)?, &b));
+        assert!(near(&slerp(&a, &a, 0.3)?, &a), "no angle");
+        assert!(near(&slerp(&a, &(-&a), 0.5)?, &a.zeros_like()), "half a turn");
+        // Unit vectors: halfway twice is a quarter, then half.
+        let unit = |x: &Tensor| x / x.norm_scalaropt_dim(2., [1, 2], true);
+        let (a, b) = (unit(&a), unit(&b));
+        let half = slerp(&a, &b, 0.5)?;
+        assert!(near(&slerp(&a, &half, 0.5)?, &slerp(&a, &b, 0.25)?));
+        assert!((half.norm().double_value(&[]) - 2f64.sqrt()).abs() < 1e-6, "both of length 1");
+        assert!(slerp(&a, &b.get(0), 0.5).is_err());
+        Ok(())
+    }
 }

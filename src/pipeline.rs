@@ -1,83 +1,68 @@
 //! Stable Diffusion from prompt to picture: nothing but the stages, composed.
 
+mod invert;
+mod prepared;
+mod request;
+mod text;
+
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::models::clip::{TextEncoder, Tokenizer};
 use crate::models::unet::UNet;
-use crate::models::vae::Vae;
-use crate::sampler::{Plan, Sampler, Sampling, SamplingStep, SchedulerConfig, noises_of_seeds};
+use crate::models::vae::{Tiling, Vae};
+use crate::sampler::{Plan, SamplingStep, SchedulerConfig};
 use crate::schedule::Schedule;
 use crate::trace::Trace;
 use crate::weights::read_config;
 use crate::{Error, Result};
 
-/// Everything that one generation depends on.
-///
-/// # Examples
-/// ```
-/// use diffuscope::pipeline::Request;
-/// let request = Request { guidance_scale: 5., seed: 7, ..Request::new("a red apple") };
-/// assert_eq!(request.num_inference_steps, 30);
-/// ```
-#[derive(Debug)]
-pub struct Request {
-    /// One picture each.
-    pub prompts: Vec<String>,
-    /// What the unconditional prediction is told; empty for nothing.
-    pub negative_prompt: String,
-    /// The sampler; `None` for the one that the model's folder names.
-    pub sampler: Option<Sampler>,
-    /// The number of reverse steps.
-    pub num_inference_steps: usize,
-    /// How far to go from the unconditional towards the conditional prediction, and past it.
-    pub guidance_scale: f64,
-    /// The first picture's seed; the next picture has the next one.
-    pub seed: i64,
-    /// Pixels; `None` for the size that the model was trained on.
-    pub width: Option<i64>,
-    /// Pixels; `None` for the size that the model was trained on.
-    pub height: Option<i64>,
-    /// The picture to start from, [1, 3, H, W] in [-1, 1], and how much of it is noised away, 0 to 1.
-    pub init: Option<(Tensor, f64)>,
-    /// Standard noise [B, 4, h, w] to start from, in place of the seed's: diffusers' `latents=`.
-    pub initial_latents: Option<Tensor>,
+pub use invert::ddim_inverse_step;
+pub use prepared::{Beside, Kept, Prepared};
+pub use request::{Generation, Request};
+pub use text::Text;
+
+/// The pipelines of diffusers that this is.
+const PIPELINES: [&str; 11] = [
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInpaintPipelineLegacy",
+    "StableDiffusionDepth2ImgPipeline",
+    "StableDiffusionUpscalePipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+];
+
+/// What matters here of `model_index.json`.
+#[derive(Deserialize)]
+struct ModelIndex {
+    #[serde(rename = "_class_name", default)]
+    class_name: Option<String>,
+    #[serde(default)]
+    force_zeros_for_empty_prompt: Option<bool>,
+    #[serde(default)]
+    max_noise_level: Option<usize>,
 }
 
-impl Request {
-    /// One picture of `prompt` with seed 0: 30 steps, guidance scale 5.
-    pub fn new(prompt: impl Into<String>) -> Self {
-        Self {
-            prompts: vec![prompt.into()],
-            negative_prompt: String::new(),
-            sampler: None,
-            num_inference_steps: 30,
-            guidance_scale: 5.,
-            seed: 0,
-            width: None,
-            height: None,
-            init: None,
-            initial_latents: None,
-        }
-    }
-}
-
-/// What a generation gives.
-#[derive(Debug)]
-pub struct Generation {
-    /// The final latents [B, 4, h, w], scaled as the U-Net knows them.
-    pub latents: Tensor,
-    /// The pictures [B, 3, H, W], about [-1, 1], in f32 on the CPU.
-    pub image: Tensor,
-}
-
-/// A Stable Diffusion: three networks, a tokenizer and a schedule. All parts are open.
+/// A Stable Diffusion of any family: the networks, tokenizers and schedules of its folder. All parts are open.
 pub struct StableDiffusion {
     /// Text to ids.
     pub tokenizer: Tokenizer,
     /// Ids to context.
     pub text_encoder: TextEncoder,
+    /// SDXL: the second text encoder's tokenizer, which pads otherwise.
+    pub tokenizer_2: Option<Tokenizer>,
+    /// SDXL: ids to the rest of the context and to the pooled embedding.
+    pub text_encoder_2: Option<TextEncoder>,
+    /// SDXL: whether the unconditional text is all zeros where there is no negative prompt.
+    pub zeros_for_empty_prompt: bool,
     /// Noisy latents, timestep and context to a prediction.
     pub unet: UNet,
     /// Pictures to latents and back.
@@ -86,6 +71,12 @@ pub struct StableDiffusion {
     pub schedule: Schedule,
     /// What the model's folder says of sampling.
     pub scheduler: SchedulerConfig,
+    /// The x4 upscaler: the noise of the small picture.
+    pub low_res_schedule: Option<Schedule>,
+    /// The x4 upscaler: how much of it the small picture may have.
+    pub max_noise_level: usize,
+    /// Tiles for pictures that do not fit into memory; `None` for the whole picture at once.
+    pub tiling: Option<Tiling>,
     /// Where the networks are.
     pub device: Device,
 }
@@ -102,16 +93,31 @@ impl StableDiffusion {
             let message = "no such file; give a diffusers folder, one with model_index.json in it";
             return Err(Error::config(index, message));
         }
-        read_config::<serde_json::Map<String, serde_json::Value>>(&index)?;
+        let ModelIndex { class_name, force_zeros_for_empty_prompt, max_noise_level } =
+            read_config(&index)?;
+        if let Some(class) = class_name.filter(|class| !PIPELINES.contains(&class.as_str())) {
+            let message = format!("{class} is none of {}", PIPELINES.join(", "));
+            return Err(Error::config(index, message));
+        }
         let scheduler =
             SchedulerConfig::open(folder.join("scheduler").join("scheduler_config.json"))?;
+        let part = |name: &str| Some(folder.join(name)).filter(|folder| folder.is_dir());
+        let low_res = part("low_res_scheduler")
+            .map(|folder| SchedulerConfig::open(folder.join("scheduler_config.json"))?.schedule());
+        let second = part("text_encoder_2").map(|folder| TextEncoder::open(folder, kind, device));
         let model = Self {
             tokenizer: Tokenizer::open(folder.join("tokenizer"))?,
             text_encoder: TextEncoder::open(folder.join("text_encoder"), kind, device)?,
+            tokenizer_2: part("tokenizer_2").map(Tokenizer::open).transpose()?,
+            text_encoder_2: second.transpose()?,
+            zeros_for_empty_prompt: force_zeros_for_empty_prompt.unwrap_or(false),
             unet: UNet::open(folder.join("unet"), kind, device)?,
             vae: Vae::open(folder.join("vae"), kind, device)?,
             schedule: scheduler.schedule()?,
             scheduler,
+            low_res_schedule: low_res.transpose()?,
+            max_noise_level: max_noise_level.unwrap_or(350),
+            tiling: None,
             device,
         };
         model.check(folder)?;
@@ -132,77 +138,28 @@ impl StableDiffusion {
             let message = format!("its parts are of different models: {what}, {a} and {b}");
             if a == b { Ok(()) } else { Err(Error::config(folder, message)) }
         };
+        let text_2 = self.text_encoder_2.as_ref().map(TextEncoder::config);
         fits(
-            "the text encoder's width and the U-Net's cross_attention_dim",
-            text.hidden_size,
+            "the text encoders' width and the U-Net's cross_attention_dim",
+            text.hidden_size + text_2.map_or(0, |text| text.hidden_size),
             unet.cross_attention_dim,
         )?;
-        fits("the VAE's and the U-Net's channels", vae.latent_channels, unet.in_channels)?;
-        fits("the U-Net's channels in and out", unet.in_channels, unet.out_channels)
-    }
-
-    /// A prompt to its context [1, 77, width].
-    ///
-    /// # Errors
-    /// A prompt that the tokenizer cannot express.
-    pub fn context(&self, prompt: &str) -> Result<Tensor> {
-        no_grad(|| self.text_encoder.encode(&self.tokenizer.encode(prompt)?.tensor()))
-    }
-
-    /// The contexts of a request, [B, 77, width] each: without the prompts and with them.
-    ///
-    /// # Errors
-    /// As [`StableDiffusion::context`]; no prompt.
-    pub fn contexts(&self, request: &Request) -> Result<(Tensor, Tensor)> {
-        if request.prompts.is_empty() {
-            return Err(Error::argument("prompts", "one and more", "none", ""));
+        let both =
+            [self.tokenizer_2.is_some(), text_2.is_some(), unet.addition_embed_type.is_some()];
+        if both.contains(&true) && both.contains(&false) {
+            let message = "a second text encoder, its tokenizer and a U-Net that is told of its pooled \
+                           embedding (addition_embed_type) belong together; some of them are missing";
+            return Err(Error::config(folder, message));
         }
-        let cond = request.prompts.iter().map(|p| self.context(p)).collect::<Result<Vec<_>>>()?;
-        let cond = Tensor::cat(&cond, 0);
-        let uncond = self.context(&request.negative_prompt)?.expand_as(&cond);
-        Ok((uncond, cond))
-    }
-
-    /// What of the prompts was too long for the text encoder, and which of their words it was never taught,
-    /// in words for a person.
-    ///
-    /// # Errors
-    /// As [`StableDiffusion::context`].
-    pub fn warnings(&self, request: &Request) -> Result<Vec<String>> {
-        let texts = request.prompts.iter().chain([&request.negative_prompt]);
-        let mut warnings = Vec::new();
-        let known = self.text_encoder.known_ids();
-        let is_known = |id: &i64| known.binary_search(id).is_ok();
-        let mut unknown = Vec::new();
-        for text in texts {
-            for (word, ids) in self.tokenizer.words(text)? {
-                let is_word = word.contains(char::is_alphanumeric);
-                if is_word && !ids.iter().all(is_known) && !unknown.contains(&word) {
-                    unknown.push(word);
-                }
-            }
-            if let Some(cut) = self.tokenizer.encode(text)?.cut {
-                let all: String = cut.chars().take(200).collect();
-                let dots = if all.len() < cut.len() { " ..." } else { "" };
-                warnings.push(format!(
-                    "the prompt is longer than 75 tokens; this part was not used: {all}{dots}"
-                ));
-            }
+        if self.beside().is_none() {
+            let (got, latents) = (unet.in_channels, vae.latent_channels);
+            fits("the U-Net's in_channels and the VAE's latent_channels", got, latents)?;
         }
-        if !unknown.is_empty() {
-            let ends = known.iter().map(|&id| self.tokenizer.token(id));
-            let mut words: Vec<String> = ends
-                .filter_map(|token| token.strip_suffix("</w>").map(str::to_owned))
-                .filter(|word| word.contains(char::is_alphanumeric))
-                .collect();
-            words.sort();
-            warnings.push(format!(
-                "the model was not taught: {}; it knows these words and ends of words: {}",
-                unknown.join(", "),
-                words.join(", ")
-            ));
-        }
-        Ok(warnings)
+        fits(
+            "the VAE's latent_channels and the U-Net's out_channels",
+            vae.latent_channels,
+            unet.out_channels,
+        )
     }
 
     /// The reverse steps of a request.
@@ -222,44 +179,6 @@ impl StableDiffusion {
             None => 0,
         };
         Plan::starting_at(sampler, &self.schedule, steps, &settings, skipped)
-    }
-
-    /// The first sample of a request and the noise of its steps, on the networks' device.
-    ///
-    /// # Errors
-    /// Sizes that the VAE cannot give; initial latents of another shape.
-    pub fn start(&self, request: &Request, plan: &Plan) -> Result<(Tensor, Vec<Tensor>)> {
-        let shape = self.latent_shape(request)?;
-        let batch = request.prompts.len();
-        let seeds: Vec<i64> = (0..batch as i64).map(|i| request.seed.wrapping_add(i)).collect();
-        let steps = if plan.sampler.is_stochastic() { plan.steps.len() } else { 0 };
-        let mut noises = noises_of_seeds(&seeds, &shape, 1 + steps)?;
-        let mut noise = noises.remove(0);
-        if let Some(latents) = &request.initial_latents {
-            let expected = [&[batch as i64], &shape[..]].concat();
-            if latents.size() != expected {
-                let what = "initial latents";
-                return Err(Error::shape(what, format!("{expected:?}"), &latents.size()));
-            }
-            noise = latents.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
-            if noise.isfinite().all().int64_value(&[]) == 0 {
-                return Err(Error::argument(
-                    "initial latents",
-                    "finite numbers",
-                    "NaN or infinity",
-                    "",
-                ));
-            }
-        }
-        let x_t = match &request.init {
-            Some((image, _)) => {
-                let x_0 = no_grad(|| self.vae.encode(image))?;
-                let x_0 = x_0.to_kind(Kind::Float).to_device(Device::Cpu);
-                plan.start_from(&x_0.expand_as(&noise), &noise)?
-            }
-            None => plan.start(&noise),
-        };
-        Ok((x_t.to_device(self.device), noises))
     }
 
     /// A width and height in pixels that the model can draw: the ones asked for, else the ones that
@@ -283,15 +202,22 @@ impl StableDiffusion {
         Ok((side("width", width)?, side("height", height)?))
     }
 
+    /// The shape of one picture's latents: that of what is given, else of the size that is asked for.
     fn latent_shape(&self, request: &Request) -> Result<Vec<i64>> {
-        let factor = self.vae.config().factor();
+        let (factor, batch) = (self.vae.config().factor(), request.prompts.len() as i64);
+        let fits = |what: &str, x: &Tensor, channels: i64| {
+            let size = x.size();
+            let all = matches!(size[..], [n, c, h, w] if (n == 1 || n == batch) && c == channels && h * w > 0);
+            let expected = format!("[1, {channels}, H, W] or [{batch}, {channels}, H, W]");
+            if all { Ok((size[2], size[3])) } else { Err(Error::shape(what, expected, &size)) }
+        };
         let (mut width, mut height) = (request.width, request.height);
         if let Some((image, _)) = &request.init {
-            let size = image.size();
-            if size.len() != 4 || size[0] != 1 {
-                return Err(Error::shape("the picture to start from", "[1, 3, H, W]", &size));
-            }
-            (height, width) = (Some(size[2]), Some(size[3]));
+            let (h, w) = fits("the picture to start from", image, self.vae.config().in_channels)?;
+            (height, width) = (Some(h), Some(w));
+        } else if let Some(small) = &request.small {
+            let (h, w) = fits("the small picture", small, self.vae.config().out_channels)?;
+            (height, width) = (Some(h * factor), Some(w * factor));
         } else if let Some(latents) = &request.initial_latents
             && latents.dim() == 4
         {
@@ -300,8 +226,16 @@ impl StableDiffusion {
             width = width.or(Some(latents.size()[3] * factor));
         }
         let (width, height) = self.size(width, height)?;
+        if let Some(mask) = &request.mask
+            && fits("mask", mask, 1)? != (height, width)
+        {
+            return Err(Error::shape("mask", format!("[1, 1, {height}, {width}]"), &mask.size()));
+        }
+        if let Some(depth) = &request.depth {
+            fits("depth", depth, 1)?;
+        }
         self.check_memory(request.prompts.len(), width, height)?;
-        Ok(vec![self.unet.config().in_channels, height / factor, width / factor])
+        Ok(vec![self.vae.config().latent_channels, height / factor, width / factor])
     }
 
     /// Refuses what would surely exhaust the memory: a system that runs out kills the program, or
@@ -311,7 +245,9 @@ impl StableDiffusion {
         let widest = |channels: &[i64]| channels.first().copied().unwrap_or(0) as f64;
         let pixels = batch as f64 * width as f64 * height as f64;
         let cells = pixels / (self.vae.config().factor() as f64).powi(2);
-        let vae = pixels * widest(&self.vae.config().block_out_channels) * 6.;
+        let tile = self.tiling.map_or(f64::INFINITY, |t| t.tile as f64).powi(2);
+        let at_once = pixels.min(batch as f64 * tile * pixels / cells);
+        let vae = at_once * widest(&self.vae.config().block_out_channels) * 6.;
         let unet = 2. * cells * widest(&self.unet.config().block_out_channels) * 6.;
         let (needed, free) = (4. * vae.max(unet) / 1e9, free as f64 / 1e9);
         if needed < free {
@@ -325,18 +261,6 @@ impl StableDiffusion {
         ))
     }
 
-    /// The reverse process of a request, one owned record a step.
-    ///
-    /// # Errors
-    /// A request that cannot be met.
-    pub fn sampling(&self, request: &Request) -> Result<Sampling<'_, UNet>> {
-        let plan = self.plan(request)?;
-        let (uncond, cond) = self.contexts(request)?;
-        let (x_t, noises) = self.start(request, &plan)?;
-        let contexts = Some((&uncond, &cond));
-        Sampling::new(&self.unet, plan, x_t, contexts, request.guidance_scale, noises)
-    }
-
     /// Latents to pictures [B, 3, H, W] on the CPU.
     ///
     /// # Errors
@@ -346,25 +270,50 @@ impl StableDiffusion {
             let todo = "use f32, or a smaller guidance scale";
             return Err(Error::argument("latents", "finite numbers", "NaN or infinite", todo));
         }
-        Ok(no_grad(|| self.vae.decode(latents))?.to_device(Device::Cpu))
+        Ok(no_grad(|| self.vae.decode_tiled(latents, self.tiling))?.to_device(Device::Cpu))
     }
 
-    /// Prompts to pictures; `each` is told of every step.
+    /// The steps from a start to pictures. `each` is told of every step and may break: the run then stops and
+    /// gives what there is.
+    ///
+    /// # Errors
+    /// A step that fails; latents that are not finite.
+    pub fn run(
+        &self,
+        prepared: &Prepared<'_>,
+        mut each: impl FnMut(SamplingStep) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let mut sampling = prepared.sampling()?;
+        let mut seen = None;
+        while let Some(step) = sampling.next() {
+            let mut step = step?;
+            if let Some(kept) = &prepared.kept {
+                let restored = kept.restore(&prepared.plan, step.i + 1, &step.prev_sample)?;
+                step.prev_sample = restored.shallow_clone();
+                sampling.set_sample(restored);
+            }
+            let more = step.i + 1 < prepared.plan.steps.len();
+            let x_0 = step.x_0.shallow_clone();
+            if each(step).is_break() && more {
+                seen = Some(x_0);
+                break;
+            }
+        }
+        let latents = sampling.into_sample();
+        let image = self.decode(seen.as_ref().unwrap_or(&latents))?;
+        Ok(Generation { latents: latents.to_device(Device::Cpu), image, finished: seen.is_none() })
+    }
+
+    /// Prompts to pictures; `each` is told of every step and may break.
     ///
     /// # Errors
     /// A request that cannot be met.
     pub fn generate_with(
         &self,
         request: &Request,
-        mut each: impl FnMut(SamplingStep),
+        each: impl FnMut(SamplingStep) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let mut sampling = self.sampling(request)?;
-        for step in sampling.by_ref() {
-            each(step?);
-        }
-        let latents = sampling.into_sample();
-        let image = self.decode(&latents)?;
-        Ok(Generation { latents: latents.to_device(Device::Cpu), image })
+        self.run(&self.prepare(request)?, each)
     }
 
     /// Prompts to pictures.
@@ -372,7 +321,22 @@ impl StableDiffusion {
     /// # Errors
     /// A request that cannot be met.
     pub fn generate(&self, request: &Request) -> Result<Generation> {
-        self.generate_with(request, |_| ())
+        self.generate_with(request, |_| ControlFlow::Continue(()))
+    }
+
+    /// Part of the way from one request's pictures to another's: from noise to noise on the sphere, from text
+    /// to text on a line. All else is as in `from`.
+    ///
+    /// # Errors
+    /// Requests that cannot be met, or of different numbers or sizes of pictures.
+    pub fn generate_between(
+        &self,
+        from: &Request,
+        to: &Request,
+        weight: f64,
+    ) -> Result<Generation> {
+        let prepared = self.prepare(from)?.towards(&self.prepare(to)?, weight)?;
+        self.run(&prepared, |_| ControlFlow::Continue(()))
     }
 
     /// Prompts to pictures, with everything that happened on the way.
@@ -381,7 +345,10 @@ impl StableDiffusion {
     /// A request that cannot be met.
     pub fn trace(&self, request: &Request) -> Result<Trace> {
         let mut steps = Vec::new();
-        let generation = self.generate_with(request, |step| steps.push(step))?;
+        let generation = self.generate_with(request, |step| {
+            steps.push(step);
+            ControlFlow::Continue(())
+        })?;
         Trace::new(&steps, generation)
     }
 }

@@ -69,7 +69,7 @@ impl Trace {
                 [vec![c.x_0, c.noise_pred, c.x_t, c.noise], earlier].concat()
             })
             .collect();
-        let Generation { latents, image } = generation;
+        let Generation { latents, image, .. } = generation;
         Ok(Self {
             timesteps: Tensor::from_slice(&timesteps),
             x_t: gather(|s| &s.x_t)?,

@@ -3,19 +3,22 @@
 
 mod golden;
 
+use std::ops::ControlFlow;
+
 use diffuscope::Result;
-use diffuscope::pipeline::{Request, StableDiffusion};
-use diffuscope::sampler::Sampler;
+use diffuscope::models::vae::Tiling;
+use diffuscope::pipeline::{Beside, Request, StableDiffusion};
+use diffuscope::sampler::{Method, Sampler};
 use golden::Worst;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 #[test]
 fn traces_of_diffusers() -> Result<()> {
     let mut worst = Worst::within(1e-4);
     for (name, folder) in golden::folders("pipeline") {
         let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
-        for sampler in [Sampler::ddim(0.), Method::Euler.into()] {
-            let numbers = golden::open(&format!("pipeline/{name}/{}", sampler.name()));
+        for sampler in samplers() {
+            let numbers = golden::open(&format!("pipeline/{name}/{}", sampler));
             let trace = model.trace(&Request {
                 prompts: vec!["a red star, flat".into(), "two cats on the beach".into()],
                 negative_prompt: "blurry!".into(),
@@ -35,7 +38,7 @@ fn traces_of_diffusers() -> Result<()> {
                 ("latents", &trace.latents),
                 ("image", &trace.image),
             ] {
-                let name = format!("{name}, {}, {tensor}", sampler.name());
+                let name = format!("{name}, {}, {tensor}", sampler);
                 worst.compare(&name, got, &numbers.tensor(tensor)?);
             }
         }
@@ -60,5 +63,348 @@ fn words_that_a_model_was_not_taught_are_named() -> Result<()> {
         let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
         assert!(model.warnings(&Request::new("a castle"))?.is_empty());
     }
+    Ok(())
+}
+
+fn samplers() -> [Sampler; 2] {
+    [Sampler::ddim(0.), Method::Euler.into()]
+}
+
+fn opened(folder: &str) -> Result<StableDiffusion> {
+    StableDiffusion::open(golden::path(folder), Kind::Float, Device::Cpu)
+}
+
+/// Two pictures, masks and depths that the reference was given.
+fn pictures() -> [Tensor; 3] {
+    let file = golden::open("families/pictures");
+    ["picture", "mask", "depth"].map(|name| file.tensor(name).unwrap())
+}
+
+/// What the reference was asked for: two prompts, the seeds 5 and 6, 20 steps, a guidance scale of 5.
+fn asked() -> Request {
+    Request {
+        prompts: vec!["a red star, flat".into(), "two cats on the beach".into()],
+        negative_prompt: "blurry!".into(),
+        num_inference_steps: 20,
+        seed: 5,
+        sampler: Some(samplers()[0]),
+        ..Request::new("")
+    }
+}
+
+fn small() -> Request {
+    Request { width: Some(8), height: Some(16), ..asked() }
+}
+
+/// A picture to start from with a strength, and what is drawn anew of it.
+fn of_picture(strength: f64, masked: bool, sample_posterior: bool) -> Request {
+    let [picture, mask, _] = pictures();
+    let mask = masked.then_some(mask);
+    Request { init: Some((picture, strength)), mask, sample_posterior, ..asked() }
+}
+
+fn compare(folder: &str, numbers: &str, requests: Vec<(&str, Request)>) -> Result<()> {
+    let mut worst = Worst::within(2e-5);
+    let model = opened(folder)?;
+    for (name, mut request) in requests {
+        for sampler in samplers() {
+            request.sampler = Some(sampler);
+            let expected = golden::open(&format!("{numbers}/{}", sampler)).tensor(name)?;
+            let got = model.generate(&request)?;
+            worst.compare(&format!("{name}, {}", sampler), &got.latents, &expected);
+            assert!(got.finished && got.image.size()[0] == 2);
+        }
+    }
+    worst.finish(folder);
+    Ok(())
+}
+
+#[test]
+fn sdxl_as_diffusers() -> Result<()> {
+    let folder = "families/sdxl";
+    let both = Request {
+        prompts_2: vec!["a fish".into(), "flat".into()],
+        negative_prompt_2: Some("a cat".into()),
+        ..small()
+    };
+    let requests = vec![
+        ("plain", small()),
+        ("no_negative", Request { negative_prompt: String::new(), ..small() }),
+        ("both_prompts", both),
+        ("sizes", Request { sizes: Some([40, 30, 3, 5, 16, 20]), ..small() }),
+        ("clip_skip", Request { clip_skip: 1, negative_clip_skip: Some(0), ..small() }),
+    ];
+    compare(folder, folder, requests)
+}
+
+#[test]
+fn inpainting_as_diffusers() -> Result<()> {
+    let folder = "families/inpainting";
+    assert_eq!(opened(folder)?.beside(), Some(Beside::MaskedPicture));
+    let requests = vec![
+        ("whole", of_picture(1., true, false)),
+        ("part", of_picture(0.6, true, false)),
+        ("whole_sampled", of_picture(1., true, true)),
+        ("part_sampled", of_picture(0.6, true, true)),
+    ];
+    compare(folder, folder, requests)
+}
+
+#[test]
+fn depth_to_image_as_diffusers() -> Result<()> {
+    let folder = "families/depth";
+    assert_eq!(opened(folder)?.beside(), Some(Beside::Depth));
+    let with = |sampled| {
+        let [.., depth] = pictures();
+        Request { depth: Some(depth), ..of_picture(0.8, false, sampled) }
+    };
+    compare(folder, folder, vec![("part", with(false)), ("part_sampled", with(true))])
+}
+
+#[test]
+fn upscaling_as_diffusers() -> Result<()> {
+    let folder = "families/upscaler";
+    assert_eq!(opened(folder)?.beside(), Some(Beside::SmallPicture));
+    let small = Some(golden::open("families/small").tensor("small")?);
+    compare(folder, folder, vec![("plain", Request { small, ..asked() })])
+}
+
+#[test]
+fn a_distilled_network_as_diffusers() -> Result<()> {
+    let folder = "families/lcm";
+    let request = Request { negative_prompt: String::new(), ..small() };
+    compare(folder, folder, vec![("plain", request)])
+}
+
+#[test]
+fn tasks_of_an_ordinary_model_as_diffusers() -> Result<()> {
+    let requests = vec![
+        ("picture", of_picture(0.75, false, false)),
+        ("picture_sampled", of_picture(0.75, false, true)),
+        ("whole_area", of_picture(1., true, false)),
+        ("part_of_area", of_picture(0.75, true, false)),
+    ];
+    compare("pipeline/sd1", "families", requests)
+}
+
+/// The largest difference, as a share of the largest number.
+fn apart(a: &Tensor, b: &Tensor) -> f64 {
+    golden::gap(a, b)
+}
+
+#[test]
+fn a_picture_of_a_batch_is_the_same_alone() -> Result<()> {
+    let noisy = Some(Sampler::ddim(1.));
+    let upscaler = Some(golden::open("families/small").tensor("small")?.narrow(0, 0, 1));
+    for (folder, small, with_picture) in [
+        ("pipeline/sd1", None, true),
+        ("families/sdxl", None, false),
+        ("families/upscaler", upscaler, false),
+    ] {
+        let model = opened(folder)?;
+        let of = |prompts: &[&str], seeds: &[i64]| {
+            let one = |x: Tensor| x.narrow(0, 0, 1);
+            let picture = match of_picture(0.75, true, true) {
+                Request { init: Some((picture, strength)), mask, .. } if with_picture => Request {
+                    init: Some((one(picture), strength)),
+                    mask: mask.map(one),
+                    sample_posterior: true,
+                    ..asked()
+                },
+                _ => asked(),
+            };
+            model.generate(&Request {
+                prompts: prompts.iter().map(|&p| p.into()).collect(),
+                seeds: seeds.to_vec(),
+                sampler: noisy,
+                small: small.as_ref().map(Tensor::shallow_clone),
+                width: Some(8),
+                height: Some(16),
+                ..picture
+            })
+        };
+        let batch = of(&["a cat", "a red star", "two fish"], &[8, 3, 11])?;
+        let alone = of(&["two fish"], &[11])?;
+        let gap = apart(&batch.latents.narrow(0, 2, 1), &alone.latents);
+        assert!(gap < 1e-5, "{folder}: {gap:e}");
+        assert!(apart(&batch.latents.narrow(0, 1, 1), &alone.latents) > 0.1, "{folder}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_that_is_stopped_gives_what_there_is() -> Result<()> {
+    let model = opened("pipeline/sd1")?;
+    let request = Request { num_inference_steps: 4, ..small() };
+    let whole = model.trace(&request)?;
+    for last in 0..4i64 {
+        let stopped = model.generate_with(&request, |step| match step.i as i64 == last {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })?;
+        assert_eq!(stopped.finished, last == 3);
+        if last < 3 {
+            assert!(stopped.latents.equal(&whole.x_t.get(last + 1)), "after step {last}");
+            assert!(stopped.image.equal(&model.decode(&whole.x_0.get(last))?), "after step {last}");
+        } else {
+            assert!(stopped.image.equal(&whole.image));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn between_two_requests_and_near_a_seed() -> Result<()> {
+    let model = opened("families/sdxl")?;
+    let other = || Request { prompts: vec!["a fish".into(), "b".into()], seed: 70, ..small() };
+    let [from, to] = [small(), other()].map(|request| model.generate(&request).unwrap().latents);
+    let at = |weight: f64| {
+        Ok::<_, diffuscope::Error>(model.generate_between(&small(), &other(), weight)?.latents)
+    };
+    assert!(apart(&at(0.)?, &from) < 1e-5 && apart(&at(1.)?, &to) < 1e-5);
+    let half = at(0.5)?;
+    assert!(apart(&half, &from) > 0.01 && apart(&half, &to) > 0.01);
+    let more = Request { prompts: vec!["one".into()], ..other() };
+    assert!(model.generate_between(&small(), &more, 0.5).is_err());
+
+    let near = |weight: f64| {
+        let request = Request { seeds: vec![5, 5], variation: Some((90, weight)), ..small() };
+        Ok::<_, diffuscope::Error>(model.prepare(&request)?.x_t)
+    };
+    let (plain, other) = (near(0.)?, near(1.)?);
+    assert!(plain.get(0).equal(&plain.get(1)) && apart(&other.get(0), &other.get(1)) > 0.1);
+    let [a, b] = [0.1, 0.3].map(|weight| apart(&near(weight).unwrap(), &plain));
+    assert!(0. < a && a < b && b < apart(&other, &plain), "{a} {b}");
+    assert!(near(1.1).is_err());
+    Ok(())
+}
+
+#[test]
+fn an_inverted_picture_is_drawn_again() -> Result<()> {
+    let model = StableDiffusion::tiny()?;
+    let drawn = model.generate(&Request::new("a red apple on the grass"))?;
+    let asked = |init, initial_latents| Request {
+        guidance_scale: 1.,
+        num_inference_steps: 20,
+        init,
+        initial_latents,
+        ..Request::new("a red apple on the grass")
+    };
+    let x_0 = model.vae.encode(&drawn.image)?;
+    let mut gaps = Vec::new();
+    for iterations in [1, 6] {
+        let x_t =
+            model.invert(&asked(Some((drawn.image.shallow_clone(), 1.)), None), iterations)?;
+        let again = model.generate(&asked(None, Some(x_t)))?;
+        gaps.push(apart(&again.latents, &x_0));
+    }
+    println!("inverted and drawn again: {:.1e} apart, {:.1e} with 6 iterations", gaps[0], gaps[1]);
+    assert!(gaps[0] < 0.2 && gaps[1] < 0.1 * gaps[0], "{gaps:?}");
+    let euler =
+        Request { sampler: Some(Method::Euler.into()), ..asked(Some((drawn.image, 1.)), None) };
+    assert!(model.invert(&euler, 1).is_err());
+    Ok(())
+}
+
+#[test]
+fn what_a_family_needs_and_what_it_cannot_use_is_named() -> Result<()> {
+    let [picture, mask, depth] = pictures();
+    let some = |x: &Tensor| Some(x.shallow_clone());
+    for (folder, request, start) in [
+        ("inpainting", small(), "mask: expected a picture, got none"),
+        (
+            "inpainting",
+            Request { mask: some(&mask), ..small() },
+            "init, the picture under the mask,",
+        ),
+        (
+            "inpainting",
+            Request { mask: some(&mask.narrow(2, 0, 8)), ..of_picture(1., true, false) },
+            "mask",
+        ),
+        ("depth", small(), "depth: expected a picture"),
+        (
+            "depth",
+            Request { depth: some(&depth.zeros_like()), ..small() },
+            "depth: expected finite",
+        ),
+        ("upscaler", asked(), "small: expected a picture"),
+        (
+            "upscaler",
+            Request { small: some(&picture), noise_level: 26, ..asked() },
+            "noise_level: expected 0 to 25",
+        ),
+        ("sdxl", Request { depth: some(&depth), ..small() }, "depth: expected none"),
+        ("sdxl", Request { prompts_2: vec!["a".into()], ..small() }, "prompts_2: expected 2"),
+        ("lcm", small(), "negative_prompt: expected none"),
+        (
+            "lcm",
+            Request { sizes: Some([1; 6]), negative_prompt: String::new(), ..small() },
+            "sizes",
+        ),
+        (
+            "lcm",
+            Request { seeds: vec![1], negative_prompt: String::new(), ..small() },
+            "seeds: expected 2",
+        ),
+        (
+            "lcm",
+            Request {
+                negative_prompt_2: Some("a".into()),
+                negative_prompt: String::new(),
+                ..small()
+            },
+            "prompts_2",
+        ),
+        ("sdxl", Request { clip_skip: 2, ..small() }, "clip_skip: expected at most 2"),
+    ] {
+        let message =
+            opened(&format!("families/{folder}"))?.generate(&request).unwrap_err().to_string();
+        assert!(message.starts_with(start), "{folder}: {message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn tiles_go_through_the_pipeline() -> Result<()> {
+    let mut model = opened("pipeline/sd1")?;
+    let request = || Request { width: Some(40), height: Some(24), ..small() };
+    let whole = model.generate(&request())?;
+    model.tiling = Some(Tiling { tile: 4, overlap: 2 });
+    let tiled = model.generate(&request())?;
+    assert!(tiled.latents.equal(&whole.latents) && !tiled.image.equal(&whole.image));
+    assert_eq!(tiled.image.size(), whole.image.size());
+    Ok(())
+}
+
+#[test]
+fn folders_of_other_families_are_refused() -> Result<()> {
+    let place = tempfile::tempdir().unwrap();
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(from, to).unwrap();
+    };
+    fn files(folder: &std::path::Path, all: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { files(&path, all) } else { all.push(path) }
+        }
+    }
+    let from = golden::path("families/sdxl");
+    let mut all = Vec::new();
+    files(&from, &mut all);
+    for path in &all {
+        copy(path, &place.path().join(path.strip_prefix(&from).unwrap()));
+    }
+    let said = || {
+        let opened = StableDiffusion::open(place.path(), Kind::Float, Device::Cpu);
+        opened.err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert_eq!(said(), "");
+    std::fs::remove_dir_all(place.path().join("tokenizer_2")).unwrap();
+    assert!(said().contains("belong together"), "{}", said());
+    let index = place.path().join("model_index.json");
+    std::fs::write(&index, r#"{"_class_name": "KandinskyPipeline"}"#).unwrap();
+    assert!(said().contains("KandinskyPipeline is none of StableDiffusionPipeline"), "{}", said());
     Ok(())
 }

@@ -3,7 +3,7 @@
 mod golden;
 
 use diffuscope::Result;
-use diffuscope::models::unet::UNet;
+use diffuscope::models::unet::{Conditions, UNet, guidance_embedding};
 use golden::Worst;
 use tch::{Device, Kind, Tensor};
 
@@ -34,5 +34,78 @@ fn predictions_of_diffusers() -> Result<()> {
         }
     }
     worst.finish("U-Nets");
+    Ok(())
+}
+
+/// The families, with everything that their U-Nets are told.
+const FAMILIES: [&str; 5] = ["depth", "inpainting", "lcm", "sdxl", "upscaler"];
+
+fn opened(family: &str) -> Result<(UNet, Tensor, Tensor, Conditions)> {
+    let folder = golden::path("families").join(family).join("unet");
+    let numbers = golden::numbers(&folder);
+    let unet = UNet::open(&folder, Kind::Float, Device::Cpu)?;
+    let conditions = Conditions {
+        text_embeds: numbers.tensor("text_embeds").ok(),
+        time_ids: numbers.tensor("time_ids").ok(),
+        class_labels: numbers.tensor("class_labels").ok(),
+        timestep_cond: numbers.tensor("timestep_cond").ok(),
+        channels: numbers.tensor("channels").ok(),
+        ..Conditions::from(numbers.tensor("context")?)
+    };
+    Ok((unet, numbers.tensor("sample")?, numbers.tensor("timestep")?, conditions))
+}
+
+#[test]
+fn predictions_of_every_family() -> Result<()> {
+    let mut worst = Worst::within(1e-5);
+    for family in FAMILIES {
+        let (unet, sample, timestep, conditions) = opened(family)?;
+        let folder = golden::path("families").join(family).join("unet");
+        let expected = golden::numbers(&folder).tensor("noise_pred")?;
+        let noise_pred = unet.forward(&sample, &timestep, &conditions)?;
+        worst.compare(family, &noise_pred, &expected);
+        let (same, maps) = unet.forward_with_attention(&sample, &timestep, &conditions)?;
+        assert!(same.equal(&noise_pred), "{family}");
+        // The outer levels of the upscaler never look at the picture itself.
+        let alone = maps.iter().filter(|map| !map.cross).count();
+        assert_eq!(alone == maps.len() / 2, family != "upscaler", "{family}");
+    }
+    worst.finish("U-Nets of all families");
+    Ok(())
+}
+
+#[test]
+fn a_condition_that_is_missing_or_not_used_is_named() -> Result<()> {
+    let said = |family: &str, change: fn(&mut Conditions)| {
+        let (unet, sample, timestep, mut conditions) = opened(family).unwrap();
+        change(&mut conditions);
+        unet.forward(&sample, &timestep, conditions).unwrap_err().to_string()
+    };
+    let zeros = |shape: &[i64]| Some(Tensor::zeros(shape, tch::kind::FLOAT_CPU));
+    for (family, change, start) in [
+        (
+            "sdxl",
+            (|c| c.text_embeds = None) as fn(&mut Conditions),
+            "text_embeds: expected [2, 12]",
+        ),
+        ("sdxl", |c| c.time_ids = None, "time_ids: expected [2, 6], got none"),
+        ("lcm", |c| c.timestep_cond = None, "timestep_cond: expected [2, 6], got none"),
+        ("upscaler", |c| c.class_labels = None, "class_labels: expected [2], got none"),
+        (
+            "upscaler",
+            |c| c.class_labels = Some(Tensor::from_slice(&[30i64, 0])),
+            "class_labels: expected 0..30",
+        ),
+        ("depth", |c| c.channels = None, "sample: expected the shape [B, 5, h, w]"),
+        ("inpainting", |c| c.time_ids = Some(Tensor::from_slice(&[0.])), "time_ids: expected none"),
+    ] {
+        let message = said(family, change);
+        assert!(message.starts_with(start), "{family}: {message}");
+    }
+    let (unet, sample, timestep, mut conditions) = opened("depth")?;
+    conditions.channels = zeros(&[2, 1, 8, 7]);
+    let message = unet.forward(&sample, &timestep, conditions).unwrap_err().to_string();
+    assert!(message.starts_with("channels: expected the shape [2, c, 8, 6]"), "{message}");
+    assert_eq!(guidance_embedding(&[7.5, 1.], 6).size(), [2, 6]);
     Ok(())
 }

@@ -193,18 +193,18 @@ pub(super) fn attention_weights(q: &Tensor, k: &Tensor) -> Tensor {
 /// One value for all levels, or one a level, as diffusers' configurations write it.
 #[derive(Debug, Clone, Deserialize, serde::Serialize, PartialEq)]
 #[serde(untagged)]
-pub enum PerLevel {
+pub enum PerLevel<T = i64> {
     /// The same for every level.
-    One(i64),
+    One(T),
     /// One a level, from the outermost in.
-    Each(Vec<i64>),
+    Each(Vec<T>),
 }
 
-impl PerLevel {
+impl<T: Clone> PerLevel<T> {
     /// The values of `levels` levels, or `None` where there is not one for each.
-    pub fn levels(&self, levels: usize) -> Option<Vec<i64>> {
+    pub fn levels(&self, levels: usize) -> Option<Vec<T>> {
         match self {
-            PerLevel::One(n) => Some(vec![*n; levels]),
+            PerLevel::One(one) => Some(vec![one.clone(); levels]),
             PerLevel::Each(all) => (all.len() == levels).then(|| all.clone()),
         }
     }

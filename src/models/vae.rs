@@ -38,6 +38,9 @@ pub struct VaeConfig {
     pub use_post_quant_conv: bool,
     #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
+    /// Its activations overflow in f16 (SDXL): [`Vae::open`] then computes in f32.
+    #[serde(default)]
+    pub force_upcast: bool,
 }
 
 fn silu() -> String {
@@ -298,6 +301,90 @@ impl Posterior {
     }
 }
 
+/// How a picture that does not fit into memory is cut: into square tiles that overlap, and whose overlaps
+/// are blended linearly. A tile is normalised and attended to alone, so that it is not to the last digit
+/// what it is within the whole picture.
+///
+/// # Examples
+/// ```
+/// use diffuscope::models::vae::Tiling;
+/// // Tiles of 512 pixels, with a factor of 8.
+/// let tiling = Tiling { tile: 64, overlap: 16 };
+/// assert_eq!(tiling.tile - tiling.overlap, 48);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tiling {
+    /// A tile's side in latent cells.
+    pub tile: i64,
+    /// The cells that two neighbours share.
+    pub overlap: i64,
+}
+
+impl Tiling {
+    /// diffusers': tiles as large as the pictures that the autoencoder was trained on, a quarter of which
+    /// overlaps.
+    pub fn of(config: &VaeConfig) -> Self {
+        let tile = (config.sample_size / config.factor()).max(1);
+        Self { tile, overlap: tile / 4 }
+    }
+
+    fn check(self) -> Result<Self> {
+        let Self { tile, overlap } = self;
+        if tile < 1 || !(0..tile).contains(&overlap) {
+            let got = format!("{overlap} of {tile}");
+            return Err(Error::argument("tiling", "an overlap from 0 to below the tile", got, ""));
+        }
+        Ok(self)
+    }
+
+    /// `network` of every tile of `x`, blended: `x` has `from` numbers a cell and side, its result has `to`.
+    fn run(self, x: &Tensor, from: i64, to: i64, network: impl Fn(&Tensor) -> Tensor) -> Tensor {
+        let size = x.size();
+        let (height, width) = (size[2], size[3]);
+        let (tile, stride) = (self.tile * from, (self.tile - self.overlap) * from);
+        if height <= tile && width <= tile {
+            return network(x);
+        }
+        let (overlap, kept) = (self.overlap * to, (self.tile - self.overlap) * to);
+        let (mut above, mut bands) = (Vec::<Tensor>::new(), Vec::new());
+        for top in (0..height).step_by(stride as usize) {
+            let (mut row, mut band) = (Vec::<Tensor>::new(), Vec::new());
+            let strip = x.narrow(2, top, tile.min(height - top));
+            for (j, left) in (0..width).step_by(stride as usize).enumerate() {
+                let mut y = network(&strip.narrow(3, left, tile.min(width - left)));
+                if let Some(above) = above.get(j) {
+                    y = blend(above, &y, 2, overlap);
+                }
+                if let Some(before) = row.last() {
+                    y = blend(before, &y, 3, overlap);
+                }
+                let (h, w) = (y.size()[2], y.size()[3]);
+                band.push(y.narrow(2, 0, kept.min(h)).narrow(3, 0, kept.min(w)));
+                row.push(y);
+            }
+            bands.push(Tensor::cat(&band, 3));
+            above = row;
+        }
+        Tensor::cat(&bands, 2)
+    }
+}
+
+/// `after`, whose first `overlap` rows or columns fade in from the last ones of `before`.
+fn blend(before: &Tensor, after: &Tensor, dim: i64, overlap: i64) -> Tensor {
+    let (a, b) = (before.size()[dim as usize], after.size()[dim as usize]);
+    let overlap = overlap.min(a).min(b);
+    if overlap == 0 {
+        return after.shallow_clone();
+    }
+    let mut shape = [1; 4];
+    shape[dim as usize] = overlap;
+    let ramp = Tensor::arange(overlap, (after.kind(), after.device())) / overlap as f64;
+    let ramp = ramp.view(shape);
+    let seam = before.narrow(dim, a - overlap, overlap) * (1. - &ramp)
+        + after.narrow(dim, 0, overlap) * ramp;
+    Tensor::cat(&[seam, after.narrow(dim, overlap, b - overlap)], dim)
+}
+
 /// Stable Diffusion's autoencoder.
 pub struct Vae {
     config: VaeConfig,
@@ -334,13 +421,16 @@ impl Vae {
         Ok(vae)
     }
 
-    /// Opens the folder `vae/`.
+    /// Opens the folder `vae/`. One that overflows in f16 (`force_upcast`) computes in f32 where f16 is
+    /// asked for: see [`Vae::kind`].
     ///
     /// # Errors
     /// As [`Vae::new`], and files that cannot be read.
     pub fn open(folder: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
         let path = folder.as_ref().join("config.json");
-        let config = read_config(&path)?;
+        let config: VaeConfig = read_config(&path)?;
+        let upcast = kind == Kind::Half && config.force_upcast;
+        let kind = if upcast { Kind::Float } else { kind };
         let params = Params::open(&weight_files(&folder)?, kind, device)?;
         Self::new(&params, &config).map_err(|e| e.in_config(&path))
     }
@@ -350,6 +440,11 @@ impl Vae {
         &self.config
     }
 
+    /// The dtype that it computes in.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// A picture to the distribution of its unscaled latents.
     ///
     /// # Shapes
@@ -357,6 +452,14 @@ impl Vae {
     /// # Errors
     /// Another number of channels; sides that are no multiples of the factor f.
     pub fn posterior(&self, image: &Tensor) -> Result<Posterior> {
+        self.posterior_tiled(image, None)
+    }
+
+    /// The same, tile by tile where the picture is larger than one.
+    ///
+    /// # Errors
+    /// As [`Vae::posterior`]; an overlap that is not below the tile.
+    pub fn posterior_tiled(&self, image: &Tensor, tiling: Option<Tiling>) -> Result<Posterior> {
         let (size, channels, f) = (image.size(), self.config.in_channels, self.config.factor());
         if size.len() != 4
             || size[1] != channels
@@ -369,8 +472,14 @@ impl Vae {
             return Err(Error::shape("image", expected, &size));
         }
         let image = channels_last(&image.to_device(self.device).to_kind(self.kind));
-        let h = self.encoder.forward(&image);
-        let moments = self.quant_conv.as_ref().map_or(h.shallow_clone(), |conv| conv.forward(&h));
+        let network = |x: &Tensor| {
+            let h = self.encoder.forward(x);
+            self.quant_conv.as_ref().map_or(h.shallow_clone(), |conv| conv.forward(&h))
+        };
+        let moments = match tiling {
+            Some(tiling) => tiling.check()?.run(&image, f, 1, network),
+            None => network(&image),
+        };
         let latent = self.config.latent_channels;
         let mean = moments.narrow(1, 0, latent);
         let logvar = moments.narrow(1, latent, latent).clamp(-30., 20.);
@@ -400,14 +509,28 @@ impl Vae {
     /// # Errors
     /// Another number of channels; a side of length 0.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_tiled(latents, None)
+    }
+
+    /// The same, tile by tile where the picture is larger than one.
+    ///
+    /// # Errors
+    /// As [`Vae::decode`]; an overlap that is not below the tile.
+    pub fn decode_tiled(&self, latents: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         let (size, channels) = (latents.size(), self.config.latent_channels);
         if size.len() != 4 || size[1] != channels || size.contains(&0) {
             return Err(Error::shape("latents", format!("[B, {channels}, h, w]"), &size));
         }
         let z = latents.to_device(self.device).to_kind(self.kind) / self.config.scaling_factor
             + self.config.shift_factor.unwrap_or(0.);
+        let network = |z: &Tensor| {
+            let z = self.post_quant_conv.as_ref().map_or(z.shallow_clone(), |conv| conv.forward(z));
+            self.decoder.forward(&z).to_kind(Kind::Float)
+        };
         let z = channels_last(&z);
-        let z = self.post_quant_conv.as_ref().map_or(z.shallow_clone(), |conv| conv.forward(&z));
-        Ok(self.decoder.forward(&z).to_kind(Kind::Float))
+        Ok(match tiling {
+            Some(tiling) => tiling.check()?.run(&z, 1, self.config.factor(), network),
+            None => network(&z),
+        })
     }
 }

@@ -37,7 +37,6 @@ pub use name::{Method, Sampler};
 pub use plan::{Clip, Plan, PlannedStep, Settings};
 pub use pndm::plms_weights;
 pub use position::{FinalSigma, Position, Sigmas};
-pub(crate) use sampling::noises_of_seeds;
 pub use sampling::{Sampling, SamplingStep};
 pub use unipc::{UniPc, unipc_corrector, unipc_predictor};
 

@@ -213,15 +213,14 @@ impl Plan {
         noise * self.init_noise_sigma
     }
 
-    /// A picture's latents noised to where the plan starts: the start of image to image.
+    /// A picture's latents as noisy as the sample is before step `i`: the start of image to image for 0, the picture
+    /// itself after the last step.
     ///
     /// # Errors
     /// Shapes that differ.
-    pub fn start_from(&self, x_0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        match self.steps.first() {
-            Some(step) => step.position.noised(x_0, noise),
-            None => Position::PICTURE.noised(x_0, noise),
-        }
+    pub fn noised(&self, i: usize, x_0: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        let position = self.steps.get(i).map_or(Position::PICTURE, |step| step.position);
+        position.noised(x_0, noise)
     }
 
     /// What a model's output at step `i` says of the sample `x_t`.

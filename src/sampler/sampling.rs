@@ -1,6 +1,6 @@
 //! The loop over the steps of any sampler, as an iterator.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::{Coefficients, Look, Plan, Position};
 use crate::denoiser::Denoiser;
@@ -85,6 +85,11 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         self.x_t
     }
 
+    /// Goes on from another sample, where somebody changed it between two steps.
+    pub fn set_sample(&mut self, x_t: Tensor) {
+        self.x_t = x_t;
+    }
+
     /// Both predictions in one pass: [uncond, cond].
     fn predict(&self, position: Position) -> Result<(Tensor, Tensor)> {
         let t = Tensor::from_slice(&[position.t]).to_kind(Kind::Float);
@@ -137,22 +142,6 @@ impl<D: Denoiser> Iterator for Sampling<'_, D> {
         self.i = if step.is_ok() { self.i + 1 } else { usize::MAX };
         Some(step)
     }
-}
-
-/// Noise for every picture of a batch from its own seed, so that a picture is the same alone:
-/// the first tensor starts the sampling, the others are for its steps. Each [B, ...].
-pub(crate) fn noises_of_seeds(seeds: &[i64], shape: &[i64], count: usize) -> Result<Vec<Tensor>> {
-    let one = [&[1], shape].concat();
-    let each = seeds
-        .iter()
-        .map(|&seed| crate::noise::standard_normals(&one, seed, count))
-        .collect::<Result<Vec<_>>>()?;
-    (0..count)
-        .map(|i| {
-            let tensors: Vec<&Tensor> = each.iter().map(|list| &list[i]).collect();
-            Ok(Tensor::f_cat(&tensors, 0)?.to_device(Device::Cpu))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -301,6 +301,7 @@ mod tests {
             use_quant_conv: true,
             use_post_quant_conv: true,
             mid_block_add_attention: true,
+            force_upcast: false,
         };
         let shapes = |widths: &[i64]| -> Result<std::collections::HashMap<String, Vec<i64>>> {
             let params = Params::fresh(Kind::Float, Device::Cpu);

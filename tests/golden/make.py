@@ -24,11 +24,17 @@ from diffusers import (
     DDPMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 HERE = Path(__file__).parent
 TOKENIZER = HERE.parent.parent / "data" / "tokenizer"
@@ -354,6 +360,25 @@ def text_encoder(seed, **config):
     return randomize(CLIPTextModel(CLIPTextConfig(bos_token_id=0, eos_token_id=1, **config)), seed, torch.float16)
 
 
+def text_projections():
+    """States, skipped layers and pooled embeddings, with the end token's id and with the 2 of old files."""
+    size = dict(vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
+    for name, seed, end in [("end", 1, 30), ("legacy", 2, 2)]:
+        config = CLIPTextConfig(bos_token_id=0, eos_token_id=end, hidden_act="gelu", projection_dim=10, **size)
+        network = randomize(CLIPTextModelWithProjection(config), seed, torch.float16)
+        ids = torch.randint(3, 29, (3, 11), generator=seeded(seed))
+        # In old files the largest id is the end: padding with it, or with anything below, changes nothing.
+        for row, place in enumerate([4, 10, 7]):
+            ids[row, place:] = 30 if row == 0 else 0
+            ids[row, place] = 30
+        out = network(ids, output_hidden_states=True)
+        norm = network.text_model.final_layer_norm
+        tensors = {"ids": ids, "text_embeds": out.text_embeds, "context": out.last_hidden_state}
+        tensors |= {f"skip_{n}": norm(out.hidden_states[-(n + 1)]) for n in range(4)}
+        tensors |= {f"state_{n}": out.hidden_states[-(n + 1)] for n in range(4)}
+        store(network, HERE / "text_projection" / name, tensors, torch.float16)
+
+
 def text_encoders():
     def case(name, seed, length, rename, **config):
         network = text_encoder(seed, vocab_size=96, **config)
@@ -488,6 +513,18 @@ def vaes():
     case("single", 4, (7, 5), [16], norm_num_groups=16, layers_per_block=2)
 
 
+def vae_tiles():
+    """The autoencoder `vae/sd` in tiles of 4 cells, one of which overlaps."""
+    network = AutoencoderKL.from_pretrained(HERE / "vae" / "sd", torch_dtype=torch.float32).eval()
+    image, latents = torch.rand((1, 3, 72, 40), generator=seeded(1)) * 2 - 1, normal((1, 4, 9, 6), 2)
+    network.enable_tiling()
+    network.tile_sample_min_size, network.tile_latent_min_size = 32, 4
+    with torch.no_grad():
+        mean = network.encode(image).latent_dist.mean
+        decoded = network.decode(latents / network.config.scaling_factor).sample
+    save("vae_tiles", {"image": image, "latents": latents, "mean": mean, "decoded": decoded})
+
+
 def trace(pipeline, prompts, negative, latents, steps, guidance_scale, device="cpu"):
     """What `StableDiffusionPipeline` does, step by step, with the names of a Diffuscope trace."""
     seen = {name: [] for name in ["timesteps", "x_t", "noise_uncond", "noise_cond", "noise_pred", "x_0"]}
@@ -613,8 +650,221 @@ def pipelines():
     case("sd2", 2, "v_prediction", new, "gelu", "sd2", "!")
 
 
+# What is particular of each family's U-Net, at small widths.
+FAMILIES = {
+    "sdxl": dict(
+        block_out_channels=[4, 8, 8],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        attention_head_dim=[1, 2, 4],
+        transformer_layers_per_block=[1, 1, 2],
+        cross_attention_dim=40,
+        use_linear_projection=True,
+        upcast_attention=None,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=36,
+    ),
+    "inpainting": dict(in_channels=9),
+    "depth": dict(in_channels=5, use_linear_projection=True, attention_head_dim=[2, 4]),
+    "upscaler": dict(
+        block_out_channels=[4, 8, 8],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        in_channels=7,
+        only_cross_attention=[True, True, False],
+        num_class_embeds=30,
+        use_linear_projection=True,
+    ),
+    "lcm": dict(time_cond_proj_dim=6),
+}
+# Where a family has nothing to say.
+ORDINARY = dict(
+    block_out_channels=[8, 16],
+    down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+    layers_per_block=1,
+    attention_head_dim=4,
+    cross_attention_dim=16,
+    norm_num_groups=4,
+    sample_size=8,
+)
+PROMPTED = dict(prompt=["a red star, flat", "two cats on the beach"], num_inference_steps=20, guidance_scale=5.0)
+
+
+def unet_golden(name, network, seed):
+    """One pass of a family's U-Net; `channels` stand beside the sample's in the names that the library has."""
+    config = network.config
+    sample, context = normal((2, config.in_channels, 8, 6), seed), normal((2, 5, config.cross_attention_dim), seed + 1)
+    tensors = {"sample": sample[:, :4], "timestep": torch.tensor([981, 3]), "context": context}
+    more = {}
+    if config.in_channels > 4:
+        tensors["channels"] = sample[:, 4:]
+    if config.num_class_embeds:
+        more["class_labels"] = tensors["class_labels"] = torch.tensor([20, 0])
+    if config.time_cond_proj_dim:
+        more["timestep_cond"] = tensors["timestep_cond"] = normal((2, config.time_cond_proj_dim), seed + 2)
+    if config.addition_embed_type:
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        sizes = torch.tensor([[64, 48, 0, 0, 64, 48], [512, 768, 12, 7, 1024, 640]])
+        added = {"text_embeds": normal((2, pooled), seed + 2), "time_ids": sizes}
+        tensors.update(added)
+        more["added_cond_kwargs"] = added
+    tensors["noise_pred"] = network(sample, tensors["timestep"], context, **more).sample
+    save(f"families/{name}/unet/golden", tensors)
+
+
+def families():
+    def mean(posterior, generator=None):
+        return posterior.mean
+
+    def case(name, seed, pipeline, runs, prediction="epsilon", **parts):
+        """The model as its family's pipeline saves it, and what that makes of each of the `runs`."""
+        folder = HERE / "families" / name
+        shutil.rmtree(folder, ignore_errors=True)
+
+        def words(part, pad):
+            return tiny_tokenizer(folder / part, pad_token=pad)
+
+        def text(model, end, **config):
+            size = dict(vocab_size=714, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+            config = CLIPTextConfig(**{**size, "bos_token_id": 0, "eos_token_id": end, **config})
+            return randomize(model(config), seed, torch.float16)
+
+        unet = randomize(UNet2DConditionModel(**{**ORDINARY, **FAMILIES[name]}), seed, torch.float16)
+        widths = [4, 4, 8] if name == "upscaler" else [4, 8]
+        scaling = dict(scaling_factor=0.08333) if name == "upscaler" else {}
+        parts |= dict(
+            tokenizer=words("tokenizer", "<|endoftext|>"),
+            text_encoder=text(CLIPTextModel, 713),
+            unet=unet,
+            vae=vae(seed, widths, norm_num_groups=4, **scaling),
+            scheduler=PNDMScheduler(**SD1_SCHEDULER, prediction_type=prediction),
+        )
+        if name == "sdxl":
+            # Old files say that the end token is 2.
+            big = dict(hidden_size=24, hidden_act="gelu", projection_dim=12)
+            parts["tokenizer_2"] = words("tokenizer_2", "!")
+            parts["text_encoder_2"] = text(CLIPTextModelWithProjection, 2, **big)
+        model = pipeline(**parts)
+        model.to(torch.float16).save_pretrained(folder)
+        model.to(torch.float32)
+        model.set_progress_bar_config(disable=True)
+        for part in folder.glob("tokenizer*"):
+            (part / "vocab.json").unlink(missing_ok=True)
+            (part / "merges.txt").unlink(missing_ok=True)
+        config = folder / "scheduler" / "scheduler_config.json"
+        settings = json.loads(config.read_text())
+        del settings["timestep_spacing"]
+        settings["clip_sample"] = False
+        config.write_text(json.dumps(settings, indent=2) + "\n")
+        unet_golden(name, unet, seed)
+
+        for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
+            model.scheduler = scheduler.from_config(settings)
+            save(f"families/{name}/{sampler}", {run: make_run(run, make, model) for run, make in runs.items()})
+
+    def make_run(name, make, model):
+        """A picture's latents are the mean of what the encoder says, if the run is not called otherwise."""
+        if name.endswith("sampled"):
+            return make(model)
+        with patch.object(DiagonalGaussianDistribution, "sample", mean):
+            return make(model)
+
+    def latents(**arguments):
+        return lambda model: model(**PROMPTED, **arguments, output_type="latent")[0]
+
+    def seeds():
+        return [seeded(5), seeded(6)]
+
+    (HERE / "families").mkdir(exist_ok=True)
+    picture = torch.rand((2, 3, 16, 8), generator=seeded(1))
+    mask = (torch.rand((2, 1, 16, 8), generator=seeded(2)) > 0.4).float()
+    depth = torch.rand((2, 9, 11), generator=seeded(3))
+    negative = dict(negative_prompt=["blurry!"] * 2)
+    save("families/pictures", {"picture": picture * 2 - 1, "mask": mask, "depth": depth.unsqueeze(1)})
+
+    # Generators are used up: every run has its own.
+    def run(**arguments):
+        return lambda model: latents(generator=seeds(), **arguments)(model)
+
+    size = dict(height=16, width=8)
+    case(
+        "sdxl",
+        11,
+        StableDiffusionXLPipeline,
+        {
+            "plain": run(**size, **negative),
+            "no_negative": run(**size),
+            "both_prompts": run(**size, **negative, prompt_2=["a fish", "flat"], negative_prompt_2=["a cat"] * 2),
+            "sizes": run(**size, **negative, original_size=(40, 30), crops_coords_top_left=(3, 5), target_size=(16, 20)),
+            "clip_skip": run(**size, **negative, clip_skip=1),
+        },
+        add_watermarker=False,
+    )
+    guess = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    area = dict(**size, image=picture, mask_image=mask)
+    case(
+        "inpainting",
+        12,
+        StableDiffusionInpaintPipeline,
+        {
+            "whole": run(**area, **negative),
+            "part": run(**area, **negative, strength=0.6),
+            "whole_sampled": run(**area, **negative),
+            "part_sampled": run(**area, **negative, strength=0.6),
+        },
+        **guess,
+    )
+    case(
+        "depth",
+        13,
+        StableDiffusionDepth2ImgPipeline,
+        {
+            "part": run(image=picture, depth_map=depth, strength=0.8, **negative),
+            "part_sampled": run(image=picture, depth_map=depth, strength=0.8, **negative),
+        },
+        "v_prediction",
+        depth_estimator=None,
+        feature_extractor=None,
+    )
+    small = torch.rand((2, 3, 8, 12), generator=seeded(4))
+    save("families/small", {"small": small * 2 - 1})
+    case(
+        "upscaler",
+        14,
+        StableDiffusionUpscalePipeline,
+        {"plain": run(image=small, noise_level=20, **negative)},
+        "v_prediction",
+        low_res_scheduler=DDPMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        max_noise_level=25,
+    )
+    # The same network by LCM's own sampler is the samplers' matter: here it runs by the others.
+    case("lcm", 15, StableDiffusionPipeline, {"plain": run(**size)}, **guess)
+
+    # Tasks of an ordinary model.
+    ordinary = StableDiffusionPipeline.from_pretrained(HERE / "pipeline" / "sd1", torch_dtype=torch.float32)
+    for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
+        ordinary.scheduler = scheduler.from_config(ordinary.scheduler.config)
+        parts = dict(ordinary.components, requires_safety_checker=False)
+        tensors = {}
+        for name, pipeline, strength in [
+            ("picture", StableDiffusionImg2ImgPipeline, 0.75),
+            ("picture_sampled", StableDiffusionImg2ImgPipeline, 0.75),
+            ("whole_area", StableDiffusionInpaintPipeline, 1.0),
+            ("part_of_area", StableDiffusionInpaintPipeline, 0.75),
+        ]:
+            model = pipeline(**parts)
+            model.set_progress_bar_config(disable=True)
+            more = dict(mask_image=mask, **size) if pipeline is StableDiffusionInpaintPipeline else {}
+            tensors[name] = make_run(name, run(image=picture, strength=strength, **more, **negative), model)
+        save(f"families/{sampler}", tensors)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for part in [schedules, timesteps, samplers, tokenizer, noise, text_encoders, unets, vaes, pipelines]:
+    for part in [schedules, timesteps, samplers, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles, pipelines, families]:
         print(part.__name__)
         part()

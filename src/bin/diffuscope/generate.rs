@@ -1,5 +1,6 @@
 //! `diffuscope generate`: prompts in, pictures out.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -167,6 +168,7 @@ pub fn run(args: Generate) -> Result<()> {
             if args.trace.is_some() {
                 records.push(step);
             }
+            ControlFlow::Continue(())
         })?;
         for (i, prompt) in request.prompts.iter().enumerate() {
             drawn.push(Drawn {
@@ -275,6 +277,7 @@ impl Generate {
             height: self.height,
             init,
             initial_latents,
+            ..Request::new("")
         })
     }
 

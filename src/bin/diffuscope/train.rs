@@ -287,6 +287,7 @@ fn vae(args: VaeArgs) -> Result<()> {
         use_quant_conv: true,
         use_post_quant_conv: true,
         mid_block_add_attention: true,
+        force_upcast: false,
     };
     let (device, kind) = args.common.device()?;
     let (pictures, _) = args.common.scenes()?;
@@ -331,6 +332,8 @@ fn diffusion(args: DiffusionArgs) -> Result<()> {
             max_position_embeddings: 77,
             hidden_act: "quick_gelu".into(),
             layer_norm_eps: 1e-5,
+            eos_token_id: 49407,
+            projection_dim: args.text_width,
         },
         unet: UNetConfig::narrow(
             &args.widths,

@@ -3,5 +3,5 @@
 mod text_encoder;
 mod tokenizer;
 
-pub use text_encoder::{TextConfig, TextEncoder};
+pub use text_encoder::{TextConfig, TextEncoder, TextOutput};
 pub use tokenizer::{Encoding, Tokenizer};

@@ -23,10 +23,25 @@ pub struct TextConfig {
     pub hidden_act: String,
     #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
+    /// The end token, whose place is pooled. 2 in old files, where it means the largest id of a prompt.
+    #[serde(default = "end_token")]
+    pub eos_token_id: i64,
+    /// The width of the pooled embedding, where the weights have a projection.
+    #[serde(default = "projection_dim")]
+    pub projection_dim: i64,
 }
 
 fn layer_norm_eps() -> f64 {
     1e-5
+}
+
+/// transformers' defaults for what a file leaves out.
+fn end_token() -> i64 {
+    49407
+}
+
+fn projection_dim() -> i64 {
+    512
 }
 
 impl TextConfig {
@@ -38,6 +53,7 @@ impl TextConfig {
             ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
+            ("projection_dim", self.projection_dim),
         ];
         for (name, value) in positive {
             if !(1..=1 << 20).contains(&value) {
@@ -114,6 +130,30 @@ impl Layer {
     }
 }
 
+/// What a text encoder makes of token ids.
+#[derive(Debug)]
+pub struct TextOutput {
+    /// The states of the text before the first layer and after every layer, [B, n, hidden_size] each,
+    /// without the final layer norm.
+    pub hidden_states: Vec<Tensor>,
+    /// The final layer norm of the last of them.
+    pub last_hidden_state: Tensor,
+    /// The last hidden state at the end token, projected: [B, projection_dim]. `None` for an encoder
+    /// whose weights have no projection.
+    pub text_embeds: Option<Tensor>,
+}
+
+impl TextOutput {
+    /// The state that is left when the last `skip` layers are skipped, without the final layer norm: SDXL
+    /// takes the penultimate one, 1.
+    ///
+    /// # Errors
+    /// More layers than there are.
+    pub fn state_before(&self, skip: usize) -> Result<&Tensor> {
+        state_before(&self.hidden_states, skip)
+    }
+}
+
 /// CLIP's text encoder: token ids [B, 77] to the context [B, 77, hidden_size].
 ///
 /// SD 1.x takes the last layer's state, SD 2.x the penultimate one of OpenCLIP; diffusers' SD 2.x
@@ -125,6 +165,8 @@ pub struct TextEncoder {
     position_embedding: Tensor,
     layers: Vec<Layer>,
     final_layer_norm: LayerNorm,
+    /// `CLIPTextModelWithProjection`'s.
+    text_projection: Option<Linear>,
 }
 
 impl TextEncoder {
@@ -134,6 +176,8 @@ impl TextEncoder {
     /// A configuration that cannot be built, or weights that do not fit it.
     pub fn new(params: &Params, config: &TextConfig) -> Result<Self> {
         config.check()?;
+        let projected = params.has("text_projection.weight");
+        let root = params;
         // Newer versions of transformers write the same names without this scope.
         let fresh_or_old = !params.has("embeddings");
         let params = if fresh_or_old { params / "text_model" } else { params.clone() };
@@ -163,6 +207,9 @@ impl TextEncoder {
                 width,
                 config.layer_norm_eps,
             ),
+            text_projection: projected.then(|| {
+                Linear::no_bias(&(root / "text_projection"), width, config.projection_dim)
+            }),
             config: config.clone(),
         };
         params.finish()?;
@@ -200,6 +247,55 @@ impl TextEncoder {
     /// # Errors
     /// Another shape; an id outside the vocabulary.
     pub fn encode(&self, ids: &Tensor) -> Result<Tensor> {
+        self.encode_skipping(ids, 0)
+    }
+
+    /// The context that is left when the last `clip_skip` layers are skipped: the final layer norm of an
+    /// earlier state. 0 is [`TextEncoder::encode`].
+    ///
+    /// # Errors
+    /// As [`TextEncoder::encode`]; more layers than there are.
+    pub fn encode_skipping(&self, ids: &Tensor, clip_skip: usize) -> Result<Tensor> {
+        let states = self.hidden_states(ids)?;
+        Ok(self.final_layer_norm.forward(state_before(&states, clip_skip)?))
+    }
+
+    /// Everything that the encoder makes of token ids.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::encode`]; ids without an end token where the encoder has a projection.
+    pub fn forward(&self, ids: &Tensor) -> Result<TextOutput> {
+        let hidden_states = self.hidden_states(ids)?;
+        let last_hidden_state = self.final_layer_norm.forward(state_before(&hidden_states, 0)?);
+        let text_embeds = match &self.text_projection {
+            Some(projection) => Some(projection.forward(&self.pool(ids, &last_hidden_state)?)),
+            None => None,
+        };
+        Ok(TextOutput { hidden_states, last_hidden_state, text_embeds })
+    }
+
+    /// The state at every text's end token, [B, hidden_size].
+    fn pool(&self, ids: &Tensor, states: &Tensor) -> Result<Tensor> {
+        let ids = ids.f_to_device(states.device())?;
+        let end = self.config.eos_token_id;
+        let place = if end == 2 {
+            // What transformers did before 4.31, and still does with the files of that time.
+            ids.argmax(-1, false)
+        } else {
+            let ends = ids.eq(end);
+            if ends.any_dim(-1, false).all().int64_value(&[]) == 0 {
+                let todo = "use the tokenizer that belongs to this text encoder";
+                let expected = format!("the end token {end} in every row");
+                return Err(Error::argument("token ids", expected, "a row without it", todo));
+            }
+            ends.to_kind(Kind::Int).argmax(-1, false)
+        };
+        let width = self.config.hidden_size;
+        let place = place.view([-1, 1, 1]).expand([-1, 1, width], false);
+        Ok(states.gather(1, &place, false).squeeze_dim(1))
+    }
+
+    fn hidden_states(&self, ids: &Tensor) -> Result<Vec<Tensor>> {
         let size = ids.size();
         if size.len() != 2 || size[1] < 1 || size[1] > self.config.max_position_embeddings {
             let expected = format!("[B, 1..={}]", self.config.max_position_embeddings);
@@ -216,10 +312,19 @@ impl TextEncoder {
         }
         let ids = ids.f_to_device(self.token_embedding.device())?;
         let tokens = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
-        let mut x = tokens + self.position_embedding.narrow(0, 0, size[1]);
-        for layer in &self.layers {
-            x = layer.forward(&x, self.config.num_attention_heads, self.activation);
+        let mut states = vec![tokens + self.position_embedding.narrow(0, 0, size[1])];
+        for (i, layer) in self.layers.iter().enumerate() {
+            let heads = self.config.num_attention_heads;
+            states.push(layer.forward(&states[i], heads, self.activation));
         }
-        Ok(self.final_layer_norm.forward(&x))
+        Ok(states)
     }
+}
+
+/// The state that is left when the last `skip` layers are skipped.
+fn state_before(hidden_states: &[Tensor], skip: usize) -> Result<&Tensor> {
+    let layers = hidden_states.len().saturating_sub(1);
+    let state = layers.checked_sub(skip).and_then(|i| hidden_states.get(i));
+    let expected = format!("at most {layers}, the layers of the text encoder");
+    state.ok_or_else(|| Error::argument("clip_skip", expected, skip, ""))
 }

@@ -1,0 +1,105 @@
+//! What a U-Net is told beside the noisy sample and the timestep.
+
+use tch::Tensor;
+
+use crate::{Error, Result};
+
+/// What a U-Net is told beside the noisy sample and the timestep, under diffusers' names.
+///
+/// Every family takes the context; the others belong to some. A U-Net refuses what it needs and does not
+/// get, and what it gets and does not use.
+///
+/// # Examples
+/// ```
+/// use diffuscope::models::unet::Conditions;
+/// use tch::{Kind, Tensor, kind::FLOAT_CPU};
+/// let context = Tensor::zeros([1, 77, 1024], FLOAT_CPU);
+/// let noise_level = Tensor::from_slice(&[20i64]);
+/// let of_the_upscaler = Conditions {
+///     class_labels: Some(noise_level),
+///     channels: Some(Tensor::zeros([1, 3, 128, 128], FLOAT_CPU)),
+///     ..Conditions::from(&context)
+/// };
+/// ```
+#[derive(Debug)]
+pub struct Conditions {
+    /// The text: [B, tokens, cross_attention_dim].
+    pub context: Tensor,
+    /// SDXL: the second text encoder's pooled embedding, [B, width].
+    pub text_embeds: Option<Tensor>,
+    /// SDXL: height and width of the original, top and left of the crop, height and width of the target, in
+    /// pixels: [B, 6].
+    pub time_ids: Option<Tensor>,
+    /// The x4 upscaler: how much noise the small picture has, `[B]` int64.
+    pub class_labels: Option<Tensor>,
+    /// LCM: the embedding of the guidance scale, [B, time_cond_proj_dim], see
+    /// [`guidance_embedding`](super::guidance_embedding).
+    pub timestep_cond: Option<Tensor>,
+    /// Channels that stand beside the sample's, [B, c, h, w]: the mask and the masked picture's latents, the
+    /// depth, or the small picture.
+    pub channels: Option<Tensor>,
+}
+
+impl From<Tensor> for Conditions {
+    /// The text alone.
+    fn from(context: Tensor) -> Self {
+        Self {
+            context,
+            text_embeds: None,
+            time_ids: None,
+            class_labels: None,
+            timestep_cond: None,
+            channels: None,
+        }
+    }
+}
+
+impl From<&Tensor> for Conditions {
+    /// The text alone.
+    fn from(context: &Tensor) -> Self {
+        Self::from(context.shallow_clone())
+    }
+}
+
+impl From<&Conditions> for Conditions {
+    /// The same tensors.
+    fn from(conditions: &Conditions) -> Self {
+        let same = |x: &Option<Tensor>| x.as_ref().map(Tensor::shallow_clone);
+        Self {
+            context: conditions.context.shallow_clone(),
+            text_embeds: same(&conditions.text_embeds),
+            time_ids: same(&conditions.time_ids),
+            class_labels: same(&conditions.class_labels),
+            timestep_cond: same(&conditions.timestep_cond),
+            channels: same(&conditions.channels),
+        }
+    }
+}
+
+impl Conditions {
+    /// The same conditions for a batch of `batch`: what has fewer rows is repeated, so that [B, ...] serves
+    /// the two halves [uncond, cond] of a guided prediction.
+    ///
+    /// # Errors
+    /// A condition whose rows do not divide the batch.
+    pub fn for_batch(&self, batch: i64) -> Result<Self> {
+        let rows = |x: &Tensor| {
+            let size = x.size();
+            let times = size.first().filter(|&&rows| rows > 0 && batch % rows == 0);
+            let expected = format!("a number of rows that divides the batch of {batch}");
+            let times = times.ok_or_else(|| Error::shape("conditions", expected, &size))?;
+            let mut repeats = vec![1; size.len()];
+            repeats[0] = batch / times;
+            Ok::<_, Error>(x.repeat(repeats))
+        };
+        let each = |x: &Option<Tensor>| x.as_ref().map(rows).transpose();
+        Ok(Self {
+            context: rows(&self.context)?,
+            text_embeds: each(&self.text_embeds)?,
+            time_ids: each(&self.time_ids)?,
+            class_labels: each(&self.class_labels)?,
+            timestep_cond: each(&self.timestep_cond)?,
+            channels: each(&self.channels)?,
+        })
+    }
+}

@@ -1,0 +1,392 @@
+//! What a U-Net is built from.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::models::layers::PerLevel;
+use crate::{Error, Result};
+
+/// SDXL is told of six sizes: height and width of the original, the crop's corner, the target's.
+pub(super) const SIZES: i64 = 6;
+
+/// `unet/config.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are diffusers' own")]
+pub struct UNetConfig {
+    pub in_channels: i64,
+    pub out_channels: i64,
+    pub block_out_channels: Vec<i64>,
+    pub down_block_types: Vec<String>,
+    pub up_block_types: Vec<String>,
+    pub layers_per_block: PerLevel,
+    pub cross_attention_dim: i64,
+    /// The number of heads, in spite of its name.
+    pub attention_head_dim: PerLevel,
+    #[serde(default = "one")]
+    pub transformer_layers_per_block: PerLevel,
+    pub norm_num_groups: i64,
+    #[serde(default = "norm_eps")]
+    pub norm_eps: f64,
+    #[serde(default = "silu")]
+    pub act_fn: String,
+    #[serde(default = "yes")]
+    pub flip_sin_to_cos: bool,
+    #[serde(default)]
+    pub freq_shift: f64,
+    /// Linear layers around the transformer blocks (SD 2.x) instead of 1x1 convolutions (SD 1.x).
+    #[serde(default)]
+    pub use_linear_projection: bool,
+    /// Attention in f32 whatever the dtype.
+    #[serde(default, deserialize_with = "null_is_false")]
+    pub upcast_attention: bool,
+    /// Levels whose first attention looks at the context too, instead of at the picture (x4 upscaler).
+    #[serde(default = "looks_at_itself")]
+    pub only_cross_attention: PerLevel<bool>,
+    /// The same of the middle block; where it is left out, `only_cross_attention` if that is one value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mid_block_only_cross_attention: Option<bool>,
+    /// How many class labels there are: the noise levels of the x4 upscaler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_class_embeds: Option<i64>,
+    /// `text_time` in SDXL: a pooled text embedding and the picture's sizes are added to the timestep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addition_embed_type: Option<String>,
+    /// The width of the embedding of each of SDXL's six sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addition_time_embed_dim: Option<i64>,
+    /// The width of the pooled text embedding and of the sizes' embeddings, one after another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection_class_embeddings_input_dim: Option<i64>,
+    /// The width of the guidance scale's embedding in a network distilled to a consistency model (LCM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_cond_proj_dim: Option<i64>,
+    /// The side of the latents that it was trained on; `None` where the sides differ.
+    #[serde(default, deserialize_with = "one_side")]
+    pub sample_size: Option<i64>,
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
+}
+
+/// diffusers writes one side, or height and width.
+fn one_side<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<i64>, D::Error> {
+    Ok(match Option::<PerLevel>::deserialize(from)? {
+        Some(PerLevel::One(side)) => Some(side),
+        Some(PerLevel::Each(sides)) => {
+            sides.first().copied().filter(|a| sides.iter().all(|b| a == b))
+        }
+        None => None,
+    })
+}
+
+/// Some of diffusers' folders write null for what was not said.
+fn null_is_false<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<bool, D::Error> {
+    Ok(Option::<bool>::deserialize(from)?.unwrap_or(false))
+}
+
+fn one() -> PerLevel {
+    PerLevel::One(1)
+}
+
+fn looks_at_itself() -> PerLevel<bool> {
+    PerLevel::One(false)
+}
+
+fn norm_eps() -> f64 {
+    1e-5
+}
+
+fn silu() -> String {
+    "silu".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What other families of U-Nets switch on: with any of these the network would be another one.
+const UNSUPPORTED: [(&str, &str); 22] = [
+    ("class_embeddings_concat", "false"),
+    ("cross_attention_norm", "null"),
+    ("resnet_out_scale_factor", "1"),
+    ("resnet_skip_time_act", "false"),
+    ("reverse_transformer_layers_per_block", "null"),
+    ("time_embedding_act_fn", "null"),
+    ("time_embedding_dim", "null"),
+    ("timestep_post_act", "null"),
+    ("center_input_sample", "false"),
+    ("downsample_padding", "1"),
+    ("mid_block_scale_factor", "1"),
+    ("mid_block_type", "\"UNetMidBlock2DCrossAttn\""),
+    ("dual_cross_attention", "false"),
+    ("num_attention_heads", "null"),
+    ("class_embed_type", "null"),
+    ("encoder_hid_dim", "null"),
+    ("encoder_hid_dim_type", "null"),
+    ("resnet_time_scale_shift", "\"default\""),
+    ("time_embedding_type", "\"positional\""),
+    ("conv_in_kernel", "3"),
+    ("conv_out_kernel", "3"),
+    ("attention_type", "\"default\""),
+];
+
+pub(super) struct Level {
+    pub width: i64,
+    pub resnets: i64,
+    pub heads: i64,
+    pub transformers: i64,
+    /// Whether its way down attends; its way up.
+    pub attends: (bool, bool),
+    /// Whether its first attention looks at the context too.
+    pub only_cross: bool,
+}
+
+/// SDXL's extra conditions: how wide they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TextTime {
+    /// Of the pooled text embedding.
+    pub pooled: i64,
+    /// Of each size's embedding.
+    pub each_size: i64,
+}
+
+impl UNetConfig {
+    /// Stable Diffusion 1.x's network at other widths: `attends` says which levels have transformers.
+    pub fn narrow(
+        widths: &[i64],
+        attends: &[bool],
+        layers: i64,
+        heads: i64,
+        cross_attention_dim: i64,
+        sample_size: i64,
+    ) -> Self {
+        let types = |with: &str, without: &str| -> Vec<String> {
+            attends.iter().map(|&a| if a { with } else { without }.to_owned()).collect()
+        };
+        Self {
+            in_channels: 4,
+            out_channels: 4,
+            block_out_channels: widths.to_vec(),
+            down_block_types: types("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types: types("CrossAttnUpBlock2D", "UpBlock2D").into_iter().rev().collect(),
+            layers_per_block: PerLevel::One(layers),
+            cross_attention_dim,
+            attention_head_dim: PerLevel::One(heads),
+            transformer_layers_per_block: one(),
+            norm_num_groups: 32,
+            norm_eps: norm_eps(),
+            act_fn: silu(),
+            flip_sin_to_cos: true,
+            freq_shift: 0.,
+            use_linear_projection: false,
+            upcast_attention: false,
+            only_cross_attention: looks_at_itself(),
+            mid_block_only_cross_attention: None,
+            num_class_embeds: None,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
+            time_cond_proj_dim: None,
+            sample_size: Some(sample_size),
+            others: serde_json::Map::new(),
+        }
+    }
+
+    /// Whether the middle block's first attention looks at the context too.
+    pub(super) fn mid_only_cross(&self) -> bool {
+        let of_all = matches!(self.only_cross_attention, PerLevel::One(true));
+        self.mid_block_only_cross_attention.unwrap_or(of_all)
+    }
+
+    /// What SDXL adds to the timestep, `None` where nothing is added.
+    pub(super) fn text_time(&self) -> Result<Option<TextTime>> {
+        match self.addition_embed_type.as_deref() {
+            None => return Ok(None),
+            Some("text_time") => (),
+            Some(other) => {
+                let todo = "this U-Net is of another family";
+                return Err(Error::argument(
+                    "addition_embed_type",
+                    "text_time or null",
+                    other,
+                    todo,
+                ));
+            }
+        }
+        let count = |name: &str, value: Option<i64>| {
+            let got = value.map_or("none".to_owned(), |n| n.to_string());
+            let known = value.filter(|n| (1..=1 << 16).contains(n));
+            known.ok_or_else(|| Error::argument(name, "a width of 1 and more", got, ""))
+        };
+        let each_size = count("addition_time_embed_dim", self.addition_time_embed_dim)?;
+        let name = "projection_class_embeddings_input_dim";
+        let both = count(name, self.projection_class_embeddings_input_dim)?;
+        let pooled = both - SIZES * each_size;
+        if pooled < 1 {
+            let expected = format!("more than {SIZES} times addition_time_embed_dim {each_size}");
+            return Err(Error::argument(name, expected, both, ""));
+        }
+        Ok(Some(TextTime { pooled, each_size }))
+    }
+
+    pub(super) fn levels(&self) -> Result<Vec<Level>> {
+        let count = self.block_out_channels.len();
+        if count == 0 || count > 8 {
+            return Err(Error::argument("block_out_channels", "1 to 8 levels", count, ""));
+        }
+        for (name, known) in UNSUPPORTED {
+            let Some(got) = self.others.get(name) else { continue };
+            let same_number =
+                matches!((got.as_f64(), known.parse::<f64>()), (Some(a), Ok(b)) if a == b);
+            let text = got.to_string();
+            if text != known && !same_number {
+                return Err(Error::argument(name, known, text, "this U-Net is of another family"));
+            }
+        }
+        if !matches!(self.act_fn.as_str(), "silu" | "swish") {
+            return Err(Error::argument("act_fn", "silu", &self.act_fn, ""));
+        }
+        let only_cross = self.only_cross_attention.levels(count).ok_or_else(|| {
+            let expected = format!("true, false or a list of {count}");
+            let got = format!("{:?}", self.only_cross_attention);
+            Error::argument("only_cross_attention", expected, got, "")
+        })?;
+        let per_level = |name: &str, value: &PerLevel| {
+            let all = value.levels(count).filter(|all| all.iter().all(|n| (1..=4096).contains(n)));
+            let expected = format!("a count of 1 and more, or a list of {count}");
+            all.ok_or_else(|| Error::argument(name, expected, format!("{value:?}"), ""))
+        };
+        let heads = per_level("attention_head_dim", &self.attention_head_dim)?;
+        let resnets = per_level("layers_per_block", &self.layers_per_block)?;
+        let transformers =
+            per_level("transformer_layers_per_block", &self.transformer_layers_per_block)?;
+        for (name, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("cross_attention_dim", self.cross_attention_dim),
+            ("norm_num_groups", self.norm_num_groups),
+            ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
+            ("time_cond_proj_dim", self.time_cond_proj_dim.unwrap_or(1)),
+        ] {
+            if !(1..=1 << 14).contains(&value) {
+                return Err(Error::argument(name, "a count of 1 and more", value, ""));
+            }
+        }
+        let attends = |name: &str, types: &[String], i: usize, without: &str, with: &str| {
+            match types.get(i) {
+                _ if types.len() != count => {
+                    Err(Error::argument(name, format!("{count} of them"), types.len(), ""))
+                }
+                Some(t) if t == with => Ok(true),
+                Some(t) if t == without => Ok(false),
+                other => Err(Error::argument(
+                    name,
+                    format!("{with} or {without}"),
+                    format!("{other:?}"),
+                    "",
+                )),
+            }
+        };
+        (0..count)
+            .map(|i| {
+                let (width, heads) = (self.block_out_channels[i], heads[i]);
+                if !(1..=1 << 14).contains(&width)
+                    || width % self.norm_num_groups != 0
+                    || width % heads != 0
+                {
+                    let expected = format!(
+                        "multiples of norm_num_groups {} and of {heads} heads",
+                        self.norm_num_groups
+                    );
+                    return Err(Error::argument("block_out_channels", expected, width, ""));
+                }
+                let down = attends(
+                    "down_block_types",
+                    &self.down_block_types,
+                    i,
+                    "DownBlock2D",
+                    "CrossAttnDownBlock2D",
+                )?;
+                let up = attends(
+                    "up_block_types",
+                    &self.up_block_types,
+                    count - 1 - i,
+                    "UpBlock2D",
+                    "CrossAttnUpBlock2D",
+                )?;
+                Ok(Level {
+                    width,
+                    resnets: resnets[i],
+                    heads,
+                    transformers: transformers[i],
+                    attends: (down, up),
+                    only_cross: only_cross[i],
+                })
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As published, with what is not said written as null.
+    const SDXL: &str = r#"{
+        "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280], "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048, "norm_num_groups": 32, "norm_eps": 1e-05, "sample_size": 128,
+        "use_linear_projection": true, "upcast_attention": null, "num_attention_heads": null,
+        "addition_embed_type": "text_time", "addition_embed_type_num_heads": 64,
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        "num_class_embeds": null, "time_cond_proj_dim": null, "only_cross_attention": false,
+        "mid_block_only_cross_attention": null, "encoder_hid_dim_type": null
+    }"#;
+
+    #[test]
+    fn published_configurations() -> Result<()> {
+        let read = |text: &str| serde_json::from_str::<UNetConfig>(text).unwrap();
+        let sdxl = read(SDXL);
+        let levels = sdxl.levels()?;
+        let of = |of: fn(&Level) -> i64| levels.iter().map(of).collect::<Vec<_>>();
+        assert_eq!(of(|level| level.width / level.heads), [64; 3]);
+        assert_eq!(of(|level| level.transformers), [1, 2, 10]);
+        assert!(!levels[0].attends.0 && !levels[0].attends.1 && levels[2].attends == (true, true));
+        assert_eq!(sdxl.text_time()?.map(|wide| (wide.pooled, wide.each_size)), Some((1280, 256)));
+        let upscaler = read(
+            &SDXL
+                .replace(
+                    "\"only_cross_attention\": false",
+                    "\"only_cross_attention\": [true, true, false]",
+                )
+                .replace("\"text_time\"", "null"),
+        );
+        let only: Vec<bool> = upscaler.levels()?.iter().map(|level| level.only_cross).collect();
+        assert_eq!((only, upscaler.mid_only_cross()), (vec![true, true, false], false));
+        assert!(upscaler.text_time()?.is_none());
+        for (from, to, said) in [
+            (
+                "\"text_time\"",
+                "\"image\"",
+                "addition_embed_type: expected text_time or null, got image",
+            ),
+            ("2816", "1536", "projection_class_embeddings_input_dim: expected more than 6 times"),
+            (
+                "\"encoder_hid_dim_type\": null",
+                "\"encoder_hid_dim_type\": \"text_proj\"",
+                "encoder_hid_dim_type",
+            ),
+            (
+                "\"only_cross_attention\": false",
+                "\"only_cross_attention\": [true]",
+                "only_cross_attention",
+            ),
+            ("\"num_class_embeds\": null", "\"num_class_embeds\": 0", "num_class_embeds"),
+        ] {
+            let config = read(&SDXL.replace(from, to));
+            let error = config.levels().err().or(config.text_time().err()).map(|e| e.to_string());
+            assert!(error.as_ref().is_some_and(|e| e.starts_with(said)), "{said}: {error:?}");
+        }
+        Ok(())
+    }
+}
