@@ -8,6 +8,7 @@ pub mod denoiser;
 pub mod guidance;
 pub mod sampler;
 pub mod models;
+pub mod prompt;
 pub mod weights;
 pub mod noise;
 pub mod pipeline;

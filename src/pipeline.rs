@@ -168,7 +168,8 @@ impl StableDiffusion {
     /// Steps that the schedule cannot give.
     pub fn plan(&self, request: &Request) -> Result<Plan> {
         let sampler = request.sampler.unwrap_or_else(|| self.scheduler.sampler());
-        let settings = self.scheduler.settings(sampler);
+        let mut settings = self.scheduler.settings(sampler);
+        settings.clip = request.clip.unwrap_or(settings.clip);
         let steps = request.num_inference_steps;
         let skipped = match &request.init {
             Some((_, strength)) if !(0. ..=1.).contains(strength) => {
@@ -285,7 +286,11 @@ impl StableDiffusion {
     ) -> Result<Generation> {
         let mut sampling = prepared.sampling()?;
         let mut seen = None;
-        while let Some(step) = sampling.next() {
+        for i in 0.. {
+            if let Some((uncond, cond)) = prepared.contexts_at(i) {
+                sampling.set_contexts(uncond, cond)?;
+            }
+            let Some(step) = sampling.next() else { break };
             let mut step = step?;
             if let Some(kept) = &prepared.kept {
                 let restored = kept.restore(&prepared.plan, step.i + 1, &step.prev_sample)?;

@@ -6,6 +6,7 @@ mod golden;
 use std::ops::ControlFlow;
 
 use diffuscope::Result;
+use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::models::vae::Tiling;
 use diffuscope::pipeline::{Beside, Request, StableDiffusion};
 use diffuscope::sampler::{Method, Sampler};
@@ -406,5 +407,79 @@ fn folders_of_other_families_are_refused() -> Result<()> {
     let index = place.path().join("model_index.json");
     std::fs::write(&index, r#"{"_class_name": "KandinskyPipeline"}"#).unwrap();
     assert!(said().contains("KandinskyPipeline is none of StableDiffusionPipeline"), "{}", said());
+    Ok(())
+}
+
+#[test]
+fn prompts_with_weights_and_prompts_that_change() -> Result<()> {
+    let (_, folder) = golden::folders("pipeline").remove(0);
+    let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
+    let draw = |prompt: &str, weighted_prompts: bool| {
+        let request = Request {
+            num_inference_steps: 4,
+            weighted_prompts,
+            sampler: Some(Sampler::ddim(0.)),
+            negative_prompt: "blurry".into(),
+            ..Request::new(prompt)
+        };
+        Ok::<_, diffuscope::Error>(model.generate(&request)?.latents)
+    };
+    let (star, cats) = (draw("a red star", false)?, draw("two cats", false)?);
+    let near = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]) < 1e-5;
+    assert!(near(&draw("a (red:1.0) star", true)?, &star));
+    assert!(!near(&draw("a (red:1.5) star", true)?, &star));
+    assert!(!near(&draw("a (red:1.5) star", false)?, &draw("a (red:1.5) star", true)?));
+    // For the first 4 of 4 steps, for none, and for half of them.
+    assert!(near(&draw("[a red star:two cats:4]", true)?, &star));
+    assert!(near(&draw("[a red star:two cats:0]", true)?, &cats));
+    let half = draw("[a red star:two cats:0.5]", true)?;
+    assert!(!near(&half, &star) && !near(&half, &cats));
+
+    // The first half by hand, and the second from there.
+    let request = Request {
+        num_inference_steps: 4,
+        sampler: Some(Sampler::ddim(0.)),
+        negative_prompt: "blurry".into(),
+        ..Request::new("a red star")
+    };
+    let prepared = model.prepare(&request)?;
+    let mut sampling = prepared.sampling()?;
+    for _ in 0..2 {
+        sampling.next().transpose()?;
+    }
+    let (uncond, cond) = (model.context("blurry")?, model.context("two cats")?);
+    sampling.set_contexts(&uncond, &cond)?;
+    for step in sampling.by_ref() {
+        step?;
+    }
+    assert!(near(&half, &sampling.into_sample()));
+    Ok(())
+}
+
+#[test]
+fn guidance_beyond_one_scale() -> Result<()> {
+    let (_, folder) = golden::folders("pipeline").remove(0);
+    let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
+    let draw = |guidance: Guidance| {
+        let request =
+            Request { num_inference_steps: 4, guidance: Some(guidance), ..Request::new("a cat") };
+        Ok::<_, diffuscope::Error>(model.generate(&request)?.latents)
+    };
+    let plain = |scale: f64| draw(scale.into());
+    let near = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]) < 1e-4;
+    let base = || Guidance::from(5.);
+    assert!(near(&draw(Guidance { scales: vec![5.; 4], ..base() })?, &plain(5.)?));
+    assert!(near(&draw(Guidance { interval: Some((0., 1.)), ..base() })?, &plain(5.)?));
+    assert!(near(&draw(Guidance { interval: Some((0.5, 0.5)), ..base() })?, &plain(1.)?));
+    let part = draw(Guidance { interval: Some((0.5, 1.)), ..base() })?;
+    assert!(near(&part, &draw(Guidance { scales: vec![1., 1., 5., 5.], ..base() })?));
+    let all = Projection { eta: 1., norm_threshold: f64::INFINITY, momentum: 0. };
+    assert!(near(&draw(Guidance { projection: Some(all), ..base() })?, &plain(5.)?));
+    let projected = draw(Guidance { projection: Some(Projection::default()), ..base() })?;
+    let rescaled = draw(Guidance { rescale: 0.7, ..base() })?;
+    for other in [&projected, &rescaled, &part] {
+        assert!(!near(other, &plain(5.)?) && other.isfinite().all().int64_value(&[]) == 1);
+    }
+    assert!(draw(Guidance { scales: vec![5.; 3], ..base() }).is_err());
     Ok(())
 }

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Request, StableDiffusion, Text};
 use crate::denoiser::{Conditioned, Denoiser};
-use crate::guidance::guide;
+use crate::guidance::{Guidance, guide};
 use crate::models::unet::{Conditions, guidance_embedding};
 use crate::models::vae::Posterior;
 use crate::noise::{normals_of_seeds, slerp};
@@ -24,8 +24,10 @@ pub struct Prepared<'a> {
     /// The contexts without the prompts and with them; `None` for a network that is told the guidance scale
     /// and runs once.
     pub contexts: Option<(Tensor, Tensor)>,
-    /// How far to go from one prediction to the other.
-    pub guidance_scale: f64,
+    /// Where prompts change over the steps: the look from which on other contexts hold, upwards.
+    pub later_contexts: Vec<(usize, (Tensor, Tensor))>,
+    /// How two predictions become one.
+    pub guidance: Guidance,
     /// What stays as it was, where an ordinary model repaints a part of a picture.
     pub kept: Option<Kept>,
 }
@@ -66,10 +68,16 @@ impl<'a> Prepared<'a> {
         let contexts = self.contexts.as_ref().map(|(uncond, cond)| (uncond, cond));
         let noises = self.noises.iter().map(Tensor::shallow_clone).collect();
         let (plan, x_t) = (self.plan.clone(), self.x_t.shallow_clone());
-        Sampling::new(&self.denoiser, plan, x_t, contexts, self.guidance_scale, noises)
+        Sampling::new(&self.denoiser, plan, x_t, contexts, self.guidance.clone(), noises)
     }
 
-    /// The guided prediction for `x_t` at the timestep `t`.
+    /// The contexts that begin to hold at look `i`, where a prompt changes there.
+    pub(super) fn contexts_at(&self, i: usize) -> Option<(&Tensor, &Tensor)> {
+        let found = self.later_contexts.iter().find(|(from, _)| *from == i);
+        found.map(|(_, (uncond, cond))| (uncond, cond))
+    }
+
+    /// The prediction for `x_t` at the timestep `t`, guided by the plain rule.
     ///
     /// # Errors
     /// Shapes that the model does not take.
@@ -81,7 +89,7 @@ impl<'a> Prepared<'a> {
         let context = Tensor::f_cat(&[uncond, cond], 0)?;
         let both = self.denoiser.predict(&Tensor::f_cat(&[x_t, x_t], 0)?, &t, Some(&context))?;
         let half = x_t.size()[0];
-        guide(&both.narrow(0, 0, half), &both.narrow(0, half, half), self.guidance_scale)
+        guide(&both.narrow(0, 0, half), &both.narrow(0, half, half), self.guidance.scale)
     }
 
     /// Part of the way from this start to `other`'s: on the sphere from noise to noise, on a line from text
@@ -151,7 +159,7 @@ impl StableDiffusion {
     pub fn prepare(&self, request: &Request) -> Result<Prepared<'_>> {
         self.check_request(request)?;
         let plan = self.plan(request)?;
-        let (uncond, cond) = self.texts(request)?;
+        let (uncond, cond) = self.texts_at(request, 0, plan.num_inference_steps)?;
         let shape = self.latent_shape(request)?;
         let drawn = self.draw(request, &plan, &shape)?;
         let x_0 = match &request.init {
@@ -174,13 +182,20 @@ impl StableDiffusion {
             _ => None,
         };
         let guided = self.unet.config().time_cond_proj_dim.is_none();
+        let later_contexts = self.later_contexts(request, &plan)?;
+        let guidance = match &request.guidance {
+            _ if !guided => 1.0.into(),
+            Some(guidance) => guidance.clone(),
+            None => request.guidance_scale.into(),
+        };
         Ok(Prepared {
             denoiser: Conditioned { unet: &self.unet, conditions },
             plan,
             x_t: x_t.to_device(self.device),
             noises: drawn.steps,
             contexts: guided.then_some((uncond.context, cond.context)),
-            guidance_scale: if guided { request.guidance_scale } else { 1. },
+            later_contexts,
+            guidance,
             kept,
         })
     }

@@ -2,7 +2,8 @@
 
 use tch::Tensor;
 
-use crate::sampler::Sampler;
+use crate::guidance::Guidance;
+use crate::sampler::{Clip, Sampler};
 
 /// Everything that one generation depends on.
 ///
@@ -34,6 +35,13 @@ pub struct Request {
     /// How far to go from the unconditional towards the conditional prediction, and past it. 0 is the
     /// prediction without the prompt and 1 the one with it; diffusers calls both 1 and anything below 1.
     pub guidance_scale: f64,
+    /// More than one scale for all steps; `None` for the plain rule at `guidance_scale`.
+    pub guidance: Option<Guidance>,
+    /// Whether the prompts have weights, `(word:1.3)`, and change over the steps, `[cat:dog:0.4]`: see
+    /// [`crate::prompt`]. Else brackets are read as they are, as diffusers does.
+    pub weighted_prompts: bool,
+    /// Keeps the predicted picture within its range in place of what the model's folder says.
+    pub clip: Option<Clip>,
     /// The first picture's seed; the next picture has the next one.
     pub seed: i64,
     /// Every picture's seed; empty for `seed` and the ones after it.
@@ -80,6 +88,9 @@ impl Request {
             sampler: None,
             num_inference_steps: 30,
             guidance_scale: 5.,
+            guidance: None,
+            weighted_prompts: false,
+            clip: None,
             seed: 0,
             seeds: Vec::new(),
             variation: None,

@@ -4,6 +4,8 @@ use tch::{Tensor, no_grad};
 
 use super::{Request, StableDiffusion};
 use crate::models::clip::Tokenizer;
+use crate::prompt::{Piece, at_step, weighted, weights};
+use crate::sampler::Plan;
 use crate::{Error, Result};
 
 /// Prompts as the U-Net is told of them.
@@ -60,6 +62,73 @@ impl StableDiffusion {
         })
     }
 
+    /// As [`StableDiffusion::text`], of a prompt with weights: every piece is tokenised alone, and the context of its tokens is
+    /// made stronger or weaker. What does not fit into 75 tokens is left out.
+    ///
+    /// # Errors
+    /// As [`StableDiffusion::text`]; a weight that is not finite.
+    pub fn weighted_text(&self, prompt: &str, prompt_2: &str, clip_skip: usize) -> Result<Text> {
+        let plain = |prompt: &str| -> Result<(String, Vec<Piece>)> {
+            let pieces = weights(prompt)?;
+            // Apart, so that no token reaches over two pieces.
+            let texts: Vec<&str> = pieces.iter().map(|piece| piece.text.as_str()).collect();
+            Ok((texts.join(" "), pieces))
+        };
+        let (first, second) = (plain(prompt)?, plain(prompt_2)?);
+        let mut text = self.text(&first.0, &second.0, clip_skip)?;
+        let width = self.text_encoder.config().hidden_size;
+        let mut parts =
+            vec![self.stronger(&text.context.narrow(-1, 0, width), &self.tokenizer, &first.1)?];
+        if let Some(tokenizer_2) = &self.tokenizer_2 {
+            let rest = text.context.narrow(-1, width, text.context.size()[2] - width);
+            parts.push(self.stronger(&rest, tokenizer_2, &second.1)?);
+        }
+        text.context = Tensor::f_cat(&parts, -1)?;
+        Ok(text)
+    }
+
+    /// The weight of every token of a prompt's pieces, on their context.
+    fn stronger(
+        &self,
+        context: &Tensor,
+        tokenizer: &Tokenizer,
+        pieces: &[Piece],
+    ) -> Result<Tensor> {
+        let length = context.size()[1] as usize;
+        let mut each = vec![1.];
+        for piece in pieces {
+            let tokens: usize =
+                tokenizer.words(&piece.text)?.iter().map(|(_, ids)| ids.len()).sum();
+            each.extend(std::iter::repeat_n(piece.weight, tokens));
+        }
+        each.truncate(length - 1);
+        each.resize(length, 1.);
+        no_grad(|| weighted(context, &each))
+    }
+
+    /// The looks at which the prompts of a request change, and the contexts from there on.
+    pub(super) fn later_contexts(
+        &self,
+        request: &Request,
+        plan: &Plan,
+    ) -> Result<Vec<(usize, (Tensor, Tensor))>> {
+        let mut later = Vec::new();
+        if !request.weighted_prompts {
+            return Ok(later);
+        }
+        let at = |i: usize| -> Vec<String> {
+            let all =
+                request.prompts.iter().chain(&request.prompts_2).chain([&request.negative_prompt]);
+            all.map(|prompt| at_step(prompt, plan.step_of(i), plan.num_inference_steps)).collect()
+        };
+        for i in (1..plan.steps.len()).filter(|&i| at(i) != at(i - 1)) {
+            let (step, steps) = (plan.step_of(i), plan.num_inference_steps);
+            let (uncond, cond) = self.texts_at(request, step, steps)?;
+            later.push((i, (uncond.context, cond.context)));
+        }
+        Ok(later)
+    }
+
     /// A prompt to its context [1, 77, width].
     ///
     /// # Errors
@@ -68,13 +137,30 @@ impl StableDiffusion {
         Ok(self.text(prompt, prompt, 0)?.context)
     }
 
-    /// The texts of a request, of B pictures each: without the prompts and with them. SDXL's is all zeros
+    /// The texts of a request's first step, of B pictures each: without the prompts and with them. SDXL's is all zeros
     /// without a negative prompt, where the model's folder says so (`force_zeros_for_empty_prompt`).
     ///
     /// # Errors
     /// As [`StableDiffusion::text`]; no prompt; second prompts of another number, or where there is no
     /// second text encoder.
     pub fn texts(&self, request: &Request) -> Result<(Text, Text)> {
+        self.texts_at(request, 0, request.num_inference_steps)
+    }
+
+    /// The texts that hold at step `i` of `steps`.
+    pub(super) fn texts_at(
+        &self,
+        request: &Request,
+        i: usize,
+        steps: usize,
+    ) -> Result<(Text, Text)> {
+        let one = |prompt: &str, prompt_2: &str, clip_skip: usize| match request.weighted_prompts {
+            false => self.text(prompt, prompt_2, clip_skip),
+            true => {
+                let [first, second] = [prompt, prompt_2].map(|prompt| at_step(prompt, i, steps));
+                self.weighted_text(&first, &second, clip_skip)
+            }
+        };
         let Request { prompts, prompts_2, negative_prompt, negative_prompt_2, .. } = request;
         if prompts.is_empty() {
             return Err(Error::argument("prompts", "one and more", "none", ""));
@@ -92,7 +178,7 @@ impl StableDiffusion {
         let cond = prompts
             .iter()
             .zip(prompts_2)
-            .map(|(prompt, prompt_2)| self.text(prompt, prompt_2, request.clip_skip))
+            .map(|(prompt, prompt_2)| one(prompt, prompt_2, request.clip_skip))
             .collect::<Result<Vec<_>>>()?;
         let cond = Text::cat(&cond)?;
         if negative_prompt.is_empty() && negative_prompt_2.is_none() && self.zeros_for_empty_prompt
@@ -101,7 +187,7 @@ impl StableDiffusion {
         }
         let negative_2 = negative_prompt_2.as_ref().unwrap_or(negative_prompt);
         let clip_skip = request.negative_clip_skip.unwrap_or(request.clip_skip);
-        let uncond = self.text(negative_prompt, negative_2, clip_skip)?;
+        let uncond = one(negative_prompt, negative_2, clip_skip)?;
         let all = |x: &Tensor| {
             let mut size = x.size();
             size[0] = prompts.len() as i64;

@@ -153,7 +153,10 @@ pub struct Plan {
     pub prediction: Prediction,
     /// What keeps the predicted picture within its range.
     pub clip: Clip,
-    /// The looks, from the noisiest on. Samplers of two stages look twice a step.
+    /// The steps that are taken.
+    pub num_inference_steps: usize,
+    /// The looks of the model, from the noisiest on: samplers of two stages look twice in every step but the last, PNDM
+    /// twice in its first.
     pub steps: Vec<PlannedStep>,
     /// What standard noise is multiplied with to be the first sample.
     pub init_noise_sigma: f64,
@@ -205,7 +208,13 @@ impl Plan {
             method => in_sigma_steps(method, s, n, settings, skipped)?,
         };
         let (prediction, clip) = (settings.prediction, settings.clip);
-        Ok(Self { sampler, prediction, clip, steps, init_noise_sigma })
+        let num_inference_steps = n - skipped;
+        Ok(Self { sampler, prediction, clip, num_inference_steps, steps, init_noise_sigma })
+    }
+
+    /// The step, counted from 0, that look `i` belongs to.
+    pub fn step_of(&self, i: usize) -> usize {
+        i * self.num_inference_steps / self.steps.len().max(1)
     }
 
     /// The first sample, from standard noise.
@@ -349,4 +358,62 @@ fn in_sigma_steps(
         _ => return Err(Error::argument("sampler", "one in sigma", method.name(), "")),
     };
     Ok((steps, init_noise_sigma))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::{EARLIER, Weights};
+
+    #[test]
+    fn looks_belong_to_steps() -> Result<()> {
+        let s = Schedule::stable_diffusion();
+        for (name, expected) in [
+            ("ddim", &[0, 1, 2, 3][..]),
+            ("heun", &[0, 0, 1, 1, 2, 2, 3]),
+            ("pndm", &[0, 0, 1, 2, 3]),
+        ] {
+            let plan = Plan::new(name.parse()?, &s, 4, &Settings::default())?;
+            let got: Vec<usize> = (0..plan.steps.len()).map(|i| plan.step_of(i)).collect();
+            assert_eq!(got, expected, "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_quantile_bounds_a_picture_and_a_range_clips_it() -> Result<()> {
+        let x = Tensor::from_slice(&[-4f32, 1., 2., 3., 0.5, 0.2, 0.1, 0.]).view([2, 1, 2, 2]);
+        let got = Clip::Range(2.).apply(x.shallow_clone())?;
+        assert!(got.equal(&x.clamp(-2., 2.)));
+        let got = Clip::Dynamic { ratio: 0.5, max: 10. }.apply(x.shallow_clone())?;
+        // The median of 1, 2, 3, 4; the other picture's is below 1.
+        assert!(got.get(0).equal(&(x.get(0).clamp(-2.5, 2.5) / 2.5)));
+        assert!(got.get(1).equal(&x.get(1)));
+        let got = Clip::Dynamic { ratio: 1., max: 2. }.apply(x.shallow_clone())?;
+        assert!(got.get(0).equal(&(x.get(0).clamp(-2., 2.) / 2.)));
+        assert!(
+            Clip::Range(-1.).check().is_err()
+                && Clip::Dynamic { ratio: 2., max: 1. }.check().is_err()
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_skips_its_first_steps_remembers_nothing_of_them() -> Result<()> {
+        let s = Schedule::stable_diffusion();
+        for name in Sampler::names() {
+            let sampler: Sampler = name.parse()?;
+            let whole = Plan::new(sampler, &s, 12, &Settings::default())?;
+            let part = Plan::starting_at(sampler, &s, 12, &Settings::default(), 5)?;
+            assert_eq!(part.num_inference_steps, 7, "{name}");
+            let first = part.steps[0];
+            assert!(whole.steps.iter().any(|step| step.position == first.position), "{name}");
+            let nothing = [Weights::default(); EARLIER];
+            assert_eq!(first.coefficients.earlier, nothing, "{name}");
+            assert_eq!(part.init_noise_sigma, whole.init_noise_sigma, "{name}");
+            assert!(Plan::starting_at(sampler, &s, 12, &Settings::default(), 12)?.steps.is_empty());
+            assert!(Plan::starting_at(sampler, &s, 12, &Settings::default(), 13).is_err());
+        }
+        Ok(())
+    }
 }

@@ -124,6 +124,9 @@ fn begin_with_runge_kutta(
     settings: &Settings,
 ) -> Result<(Vec<PlannedStep>, usize)> {
     let prediction = settings.prediction;
+    if pairs.is_empty() {
+        return Ok((Vec::new(), 0));
+    }
     if pairs.len() < 4 {
         let todo = "its first three steps are Runge-Kutta's";
         return Err(Error::argument("steps of pndm-rk", "4 and more", pairs.len(), todo));

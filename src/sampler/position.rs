@@ -111,6 +111,22 @@ impl Position {
     }
 }
 
+impl Position {
+    /// What a model would have said here, had it seen the picture `x_0` in `x`: the inverse of [`Position::x_0`].
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn model_output(&self, prediction: Prediction, x: &Tensor, x_0: &Tensor) -> Result<Tensor> {
+        let noise = self.noise_pred(Prediction::Sample, x, x_0)?;
+        let scale = self.input_scale();
+        Ok(match prediction {
+            Prediction::Epsilon => noise,
+            Prediction::V => noise * (self.alpha * scale) - x_0 * (self.sigma * scale),
+            Prediction::Sample => x_0.shallow_clone(),
+        })
+    }
+}
+
 /// How the sigmas lie between the noisiest and the cleanest; serde and people use these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -316,6 +332,7 @@ mod tests {
                 {
                     assert!(near(&at.x_0(prediction, &x, output)?, &x_0), "{at:?} {prediction:?}");
                     assert!(near(&at.noise_pred(prediction, &x, output)?, &noise));
+                    assert!(near(&at.model_output(prediction, &x, &x_0)?, output));
                 }
                 assert!(near(&(&x * at.input_scale()), &time.noised(&x_0, &noise)?));
             }

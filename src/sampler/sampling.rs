@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::{Coefficients, Look, Plan, Position};
 use crate::denoiser::Denoiser;
-use crate::guidance::guide;
+use crate::guidance::{Guidance, guide, guide_projected, rescale};
 use crate::{Error, Result};
 
 /// How many looks are remembered: Runge-Kutta's three steps of four, of which the multistep needs every first.
@@ -39,7 +39,9 @@ pub struct Sampling<'a, D: Denoiser> {
     plan: Plan,
     /// [2 B, tokens, width]: without the prompt, then with it.
     context: Option<Tensor>,
-    guidance_scale: f64,
+    guidance: Guidance,
+    /// What projected guidance remembers of the step before.
+    difference: Option<Tensor>,
     /// One a step, for samplers that add noise.
     noises: Vec<Tensor>,
     /// What the model saw before, the last look first.
@@ -54,18 +56,17 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
     /// where the sampler adds noise, drawn last as everywhere.
     ///
     /// # Errors
-    /// Too few noises; contexts that differ in shape; a scale that is not finite.
+    /// Too few noises; contexts that differ in shape; guidance that cannot be followed.
     pub fn new(
         denoiser: &'a D,
         plan: Plan,
         x_t: Tensor,
         contexts: Option<(&Tensor, &Tensor)>,
-        guidance_scale: f64,
+        guidance: impl Into<Guidance>,
         noises: Vec<Tensor>,
     ) -> Result<Self> {
-        if !guidance_scale.is_finite() {
-            return Err(Error::argument("guidance_scale", "a finite number", guidance_scale, ""));
-        }
+        let guidance = guidance.into();
+        guidance.check(plan.num_inference_steps)?;
         if plan.sampler.is_stochastic() && noises.len() < plan.steps.len() {
             let expected = format!("{}, one a look", plan.steps.len());
             return Err(Error::argument("noises", expected, noises.len(), ""));
@@ -77,7 +78,17 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             }
             None => None,
         };
-        Ok(Self { denoiser, plan, context, guidance_scale, noises, earlier: Vec::new(), x_t, i: 0 })
+        Ok(Self {
+            denoiser,
+            plan,
+            context,
+            guidance,
+            difference: None,
+            noises,
+            earlier: Vec::new(),
+            x_t,
+            i: 0,
+        })
     }
 
     /// The sample as it is now: the result, after the last step.
@@ -88,6 +99,16 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
     /// Goes on from another sample, where somebody changed it between two steps.
     pub fn set_sample(&mut self, x_t: Tensor) {
         self.x_t = x_t;
+    }
+
+    /// Goes on with other contexts, as a prompt that changes over the steps asks for.
+    ///
+    /// # Errors
+    /// Contexts that differ in shape.
+    pub fn set_contexts(&mut self, uncond: &Tensor, cond: &Tensor) -> Result<()> {
+        crate::forward::same_shape("cond", cond, uncond)?;
+        self.context = Some(Tensor::f_cat(&[uncond, cond], 0)?);
+        Ok(())
     }
 
     /// Both predictions in one pass: [uncond, cond].
@@ -104,11 +125,35 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         Ok((both[0].shallow_clone(), both[1].shallow_clone()))
     }
 
+    /// One prediction from two, by the guidance of this step.
+    fn guide(&mut self, uncond: &Tensor, cond: &Tensor) -> Result<Tensor> {
+        let scale =
+            self.guidance.scale_at(self.plan.step_of(self.i), self.plan.num_inference_steps);
+        let guided = match &self.guidance.projection {
+            None => guide(uncond, cond, scale)?,
+            Some(projection) => {
+                // Its directions are those of pictures.
+                let (position, prediction) =
+                    (self.plan.steps[self.i].position, self.plan.prediction);
+                let x_0 = |output: &Tensor| position.x_0(prediction, &self.x_t, output);
+                let before = self.difference.as_ref();
+                let (guided, difference) =
+                    guide_projected(&x_0(uncond)?, &x_0(cond)?, scale, projection, before)?;
+                self.difference = Some(difference);
+                position.model_output(prediction, &self.x_t, &guided)?
+            }
+        };
+        match self.guidance.rescale {
+            0. => Ok(guided),
+            part => rescale(&guided, cond, part),
+        }
+    }
+
     fn step(&mut self) -> Result<SamplingStep> {
         let planned = self.plan.steps[self.i];
         let position = planned.position;
         let (noise_uncond, noise_cond) = self.predict(position)?;
-        let noise_pred = guide(&noise_uncond, &noise_cond, self.guidance_scale)?;
+        let noise_pred = self.guide(&noise_uncond, &noise_cond)?;
         let mut look = self.plan.look(self.i, &self.x_t, &noise_pred)?;
         let noise = self.noises.get(self.i);
         let prev_sample = self.plan.step(self.i, &mut look, &self.earlier, noise)?;
