@@ -9,7 +9,7 @@ use diffuscope::Result;
 use diffuscope::models::vae::Tiling;
 use diffuscope::pipeline::{Beside, Request, StableDiffusion};
 use diffuscope::sampler::Sampler;
-use golden::Worst;
+use golden::{Worst, gap as apart};
 use tch::{Device, Kind, Tensor};
 
 #[test]
@@ -183,11 +183,6 @@ fn tasks_of_an_ordinary_model_as_diffusers() -> Result<()> {
         ("part_of_area", of_picture(0.75, true, false)),
     ];
     compare("pipeline/sd1", "families", requests)
-}
-
-/// The largest difference, as a share of the largest number.
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    golden::gap(a, b)
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl<'a> Prepared<'a> {
         Sampling::new(&self.denoiser, plan, x_t, contexts, self.guidance_scale, noises)
     }
 
-    /// The guided prediction for `x_t` at the timestep `t`.
+    /// The guided prediction for `x_t` at the timestep `t`, scaled as the model is to see it.
     ///
     /// # Errors
     /// Shapes that the model does not take.
