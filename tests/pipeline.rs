@@ -358,6 +358,52 @@ fn what_a_family_needs_and_what_it_cannot_use_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_masked_picture_keeps_the_rest_with_any_family() -> Result<()> {
+    let [_, mask, depth] = pictures();
+    for (folder, depth, negative_prompt) in [
+        ("families/depth", Some(depth), "blurry!"),
+        ("families/sdxl", None, "blurry!"),
+        ("families/lcm", None, ""),
+    ] {
+        let model = opened(folder)?;
+        let request = of_picture(1., true, false);
+        let image = request.init.as_ref().map(|(image, _)| image.shallow_clone()).unwrap();
+        let request = Request { depth, negative_prompt: negative_prompt.into(), ..request };
+        let drawn = model.generate(&request)?.latents;
+        let kept = model.vae.encode(&image)?;
+        let size = drawn.size();
+        let closed = mask.upsample_nearest2d([size[2], size[3]], None, None).le(0.5);
+        let closed = closed.expand_as(&drawn);
+        assert!(drawn.eq_tensor(&kept).equal(&closed), "{folder}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_family_draws_in_bf16() -> Result<()> {
+    let [.., depth] = pictures();
+    let small_picture = Some(golden::open("families/small").tensor("small")?);
+    for (family, request) in [
+        ("sdxl", small()),
+        ("inpainting", of_picture(1., true, true)),
+        ("depth", Request { depth: Some(depth), ..small() }),
+        ("upscaler", Request { small: small_picture, ..asked() }),
+        ("lcm", Request { negative_prompt: String::new(), ..small() }),
+    ] {
+        let folder = golden::path("families").join(family);
+        let [plain, bf16] = [Kind::Float, Kind::BFloat16]
+            .map(|kind| StableDiffusion::open(&folder, kind, Device::Cpu).unwrap());
+        let request = Request { num_inference_steps: 2, ..request };
+        let [plain, bf16] = [plain, bf16].map(|model| model.generate(&request).unwrap());
+        let gap = apart(&bf16.latents, &plain.latents);
+        println!("{family} in bf16: {gap:.1e} apart");
+        assert!(gap > 0. && gap < 0.1, "{family}: {gap}");
+        assert_eq!((bf16.latents.kind(), bf16.image.kind()), (Kind::Float, Kind::Float));
+    }
+    Ok(())
+}
+
+#[test]
 fn tiles_go_through_the_pipeline() -> Result<()> {
     let mut model = opened("pipeline/sd1")?;
     let request = || Request { width: Some(40), height: Some(24), ..small() };
