@@ -1,4 +1,17 @@
 //! Stable Diffusion from prompt to picture: nothing but the stages, composed.
+//!
+//! A [`Request`] says what is drawn, a [`StableDiffusion`] of any family draws it:
+//!
+//! | Task | The request | The family |
+//! |---|---|---|
+//! | text to image | `prompts`, SDXL also `prompts_2` and `sizes` | any but the next three |
+//! | inpainting | `init`, `mask` | inpainting (9 channels); any other keeps the rest of the picture by force |
+//! | depth to image | `depth`, and `init` to start from a picture | depth (5 channels) |
+//! | upscaling | `small`, `noise_level` | x4 upscaler (7 channels) |
+//! | image to image | `init` with a strength | any |
+//! | variations of a seed | `variation` | any |
+//! | between two requests | [`StableDiffusion::generate_between`] | any |
+//! | back to noise | `init`, [`StableDiffusion::invert`] | any |
 
 mod invert;
 mod prepared;
@@ -144,6 +157,12 @@ impl StableDiffusion {
             text.hidden_size + text_2.map_or(0, |text| text.hidden_size),
             unet.cross_attention_dim,
         )?;
+        let added =
+            (text_2, unet.projection_class_embeddings_input_dim, unet.addition_time_embed_dim);
+        if let (Some(text), Some(all), Some(each_size)) = added {
+            let what = "the second text encoder's projection_dim and the U-Net's pooled width";
+            fits(what, text.projection_dim, all - 6 * each_size)?;
+        }
         let both =
             [self.tokenizer_2.is_some(), text_2.is_some(), unet.addition_embed_type.is_some()];
         if both.contains(&true) && both.contains(&false) {

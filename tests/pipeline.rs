@@ -10,7 +10,7 @@ use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::models::vae::Tiling;
 use diffuscope::pipeline::{Beside, Request, StableDiffusion};
 use diffuscope::sampler::{Method, Sampler};
-use golden::Worst;
+use golden::{Worst, gap as apart};
 use tch::{Device, Kind, Tensor};
 
 #[test]
@@ -188,11 +188,6 @@ fn tasks_of_an_ordinary_model_as_diffusers() -> Result<()> {
     compare("pipeline/sd1", "families", requests)
 }
 
-/// The largest difference, as a share of the largest number.
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    golden::gap(a, b)
-}
-
 #[test]
 fn a_picture_of_a_batch_is_the_same_alone() -> Result<()> {
     let noisy = Some(Sampler::ddim(1.));
@@ -362,6 +357,52 @@ fn what_a_family_needs_and_what_it_cannot_use_is_named() -> Result<()> {
         let message =
             opened(&format!("families/{folder}"))?.generate(&request).unwrap_err().to_string();
         assert!(message.starts_with(start), "{folder}: {message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_masked_picture_keeps_the_rest_with_any_family() -> Result<()> {
+    let [_, mask, depth] = pictures();
+    for (folder, depth, negative_prompt) in [
+        ("families/depth", Some(depth), "blurry!"),
+        ("families/sdxl", None, "blurry!"),
+        ("families/lcm", None, ""),
+    ] {
+        let model = opened(folder)?;
+        let request = of_picture(1., true, false);
+        let image = request.init.as_ref().map(|(image, _)| image.shallow_clone()).unwrap();
+        let request = Request { depth, negative_prompt: negative_prompt.into(), ..request };
+        let drawn = model.generate(&request)?.latents;
+        let kept = model.vae.encode(&image)?;
+        let size = drawn.size();
+        let closed = mask.upsample_nearest2d([size[2], size[3]], None, None).le(0.5);
+        let closed = closed.expand_as(&drawn);
+        assert!(drawn.eq_tensor(&kept).equal(&closed), "{folder}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_family_draws_in_bf16() -> Result<()> {
+    let [.., depth] = pictures();
+    let small_picture = Some(golden::open("families/small").tensor("small")?);
+    for (family, request) in [
+        ("sdxl", small()),
+        ("inpainting", of_picture(1., true, true)),
+        ("depth", Request { depth: Some(depth), ..small() }),
+        ("upscaler", Request { small: small_picture, ..asked() }),
+        ("lcm", Request { negative_prompt: String::new(), ..small() }),
+    ] {
+        let folder = golden::path("families").join(family);
+        let [plain, bf16] = [Kind::Float, Kind::BFloat16]
+            .map(|kind| StableDiffusion::open(&folder, kind, Device::Cpu).unwrap());
+        let request = Request { num_inference_steps: 2, ..request };
+        let [plain, bf16] = [plain, bf16].map(|model| model.generate(&request).unwrap());
+        let gap = apart(&bf16.latents, &plain.latents);
+        println!("{family} in bf16: {gap:.1e} apart");
+        assert!(gap > 0. && gap < 0.1, "{family}: {gap}");
+        assert_eq!((bf16.latents.kind(), bf16.image.kind()), (Kind::Float, Kind::Float));
     }
     Ok(())
 }

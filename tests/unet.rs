@@ -40,10 +40,10 @@ fn predictions_of_diffusers() -> Result<()> {
 /// The families, with everything that their U-Nets are told.
 const FAMILIES: [&str; 5] = ["depth", "inpainting", "lcm", "sdxl", "upscaler"];
 
-fn opened(family: &str) -> Result<(UNet, Tensor, Tensor, Conditions)> {
+fn opened(family: &str, kind: Kind) -> Result<(UNet, Tensor, Tensor, Conditions)> {
     let folder = golden::path("families").join(family).join("unet");
     let numbers = golden::numbers(&folder);
-    let unet = UNet::open(&folder, Kind::Float, Device::Cpu)?;
+    let unet = UNet::open(&folder, kind, Device::Cpu)?;
     let conditions = Conditions {
         text_embeds: numbers.tensor("text_embeds").ok(),
         time_ids: numbers.tensor("time_ids").ok(),
@@ -57,13 +57,16 @@ fn opened(family: &str) -> Result<(UNet, Tensor, Tensor, Conditions)> {
 
 #[test]
 fn predictions_of_every_family() -> Result<()> {
-    let mut worst = Worst::within(1e-5);
+    let (mut worst, mut rounded) = (Worst::within(1e-5), Worst::within(5e-2));
     for family in FAMILIES {
-        let (unet, sample, timestep, conditions) = opened(family)?;
+        let (unet, sample, timestep, conditions) = opened(family, Kind::Float)?;
         let folder = golden::path("families").join(family).join("unet");
         let expected = golden::numbers(&folder).tensor("noise_pred")?;
         let noise_pred = unet.forward(&sample, &timestep, &conditions)?;
         worst.compare(family, &noise_pred, &expected);
+        // In bf16 everything that is embedded goes through another dtype.
+        let (in_bf16, ..) = opened(family, Kind::BFloat16)?;
+        rounded.compare(family, &in_bf16.forward(&sample, &timestep, &conditions)?, &expected);
         let (same, maps) = unet.forward_with_attention(&sample, &timestep, &conditions)?;
         assert!(same.equal(&noise_pred), "{family}");
         // The outer levels of the upscaler never look at the picture itself.
@@ -71,13 +74,14 @@ fn predictions_of_every_family() -> Result<()> {
         assert_eq!(alone == maps.len() / 2, family != "upscaler", "{family}");
     }
     worst.finish("U-Nets of all families");
+    rounded.finish("U-Nets of all families in bf16");
     Ok(())
 }
 
 #[test]
 fn a_condition_that_is_missing_or_not_used_is_named() -> Result<()> {
     let said = |family: &str, change: fn(&mut Conditions)| {
-        let (unet, sample, timestep, mut conditions) = opened(family).unwrap();
+        let (unet, sample, timestep, mut conditions) = opened(family, Kind::Float).unwrap();
         change(&mut conditions);
         unet.forward(&sample, &timestep, conditions).unwrap_err().to_string()
     };
@@ -102,7 +106,7 @@ fn a_condition_that_is_missing_or_not_used_is_named() -> Result<()> {
         let message = said(family, change);
         assert!(message.starts_with(start), "{family}: {message}");
     }
-    let (unet, sample, timestep, mut conditions) = opened("depth")?;
+    let (unet, sample, timestep, mut conditions) = opened("depth", Kind::Float)?;
     conditions.channels = zeros(&[2, 1, 8, 7]);
     let message = unet.forward(&sample, &timestep, conditions).unwrap_err().to_string();
     assert!(message.starts_with("channels: expected the shape [2, c, 8, 6]"), "{message}");

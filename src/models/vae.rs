@@ -41,6 +41,9 @@ pub struct VaeConfig {
     /// Its activations overflow in f16 (SDXL): [`Vae::open`] then computes in f32.
     #[serde(default)]
     pub force_upcast: bool,
+    /// What some later models subtract from latents and divide them by: not supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents_mean: Option<Vec<f64>>,
 }
 
 fn silu() -> String {
@@ -101,6 +104,10 @@ impl VaeConfig {
         only("up_block_types", &self.up_block_types, "UpDecoderBlock2D")?;
         if !matches!(self.act_fn.as_str(), "silu" | "swish") {
             return Err(Error::argument("act_fn", "silu", &self.act_fn, ""));
+        }
+        if let Some(mean) = &self.latents_mean {
+            let todo = "this autoencoder is of another family";
+            return Err(Error::argument("latents_mean", "null", format!("{mean:?}"), todo));
         }
         if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.) {
             return Err(Error::argument("scaling_factor", "above 0", self.scaling_factor, ""));

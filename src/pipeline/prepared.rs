@@ -28,11 +28,11 @@ pub struct Prepared<'a> {
     pub later_contexts: Vec<(usize, (Tensor, Tensor))>,
     /// How two predictions become one.
     pub guidance: Guidance,
-    /// What stays as it was, where an ordinary model repaints a part of a picture.
+    /// What stays as it was, where a model that was not made for it repaints a part of a picture.
     pub kept: Option<Kept>,
 }
 
-/// The part of a picture that stays as it was while an ordinary model draws all of it.
+/// The part of a picture that stays as it was while a model that knows of no mask draws all of it.
 pub struct Kept {
     /// 1 where the picture is drawn anew, [1 or B, 1, h, w].
     pub mask: Tensor,
@@ -77,7 +77,7 @@ impl<'a> Prepared<'a> {
         found.map(|(_, (uncond, cond))| (uncond, cond))
     }
 
-    /// The prediction for `x_t` at the timestep `t`, guided by the plain rule.
+    /// The prediction for `x_t` at the timestep `t`, guided by the plain rule; scaled as the model is to see it.
     ///
     /// # Errors
     /// Shapes that the model does not take.
@@ -176,10 +176,10 @@ impl StableDiffusion {
         };
         let conditions = self.conditions(request, &shape, &drawn, (&uncond, &cond))?;
         let kept = match (&request.mask, x_0, self.beside()) {
-            (Some(mask), Some(x_0), Some(Beside::Nothing)) => {
+            (None, ..) | (_, None, _) | (.., Some(Beside::MaskedPicture)) => None,
+            (Some(mask), Some(x_0), _) => {
                 Some(Kept { mask: small_mask(mask, &shape), x_0, noise: drawn.start })
             }
-            _ => None,
         };
         let guided = self.unet.config().time_cond_proj_dim.is_none();
         let later_contexts = self.later_contexts(request, &plan)?;

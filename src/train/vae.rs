@@ -302,6 +302,7 @@ mod tests {
             use_post_quant_conv: true,
             mid_block_add_attention: true,
             force_upcast: false,
+            latents_mean: None,
         };
         let shapes = |widths: &[i64]| -> Result<std::collections::HashMap<String, Vec<i64>>> {
             let params = Params::fresh(Kind::Float, Device::Cpu);

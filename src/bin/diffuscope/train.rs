@@ -288,6 +288,7 @@ fn vae(args: VaeArgs) -> Result<()> {
         use_post_quant_conv: true,
         mid_block_add_attention: true,
         force_upcast: false,
+        latents_mean: None,
     };
     let (device, kind) = args.common.device()?;
     let (pictures, _) = args.common.scenes()?;
