@@ -12,7 +12,7 @@ use crate::prediction::Prediction;
 use crate::sampler::{Plan, Sampler, Sampling, SamplingStep, noises_of_seeds};
 use crate::schedule::{BetaSchedule, Schedule, Spacing};
 use crate::trace::Trace;
-use crate::weights::read_config;
+use crate::weights::{Checkpoint, read_config};
 use crate::{Error, Result};
 
 /// `scheduler/scheduler_config.json`, whatever diffusers class wrote it.
@@ -67,8 +67,12 @@ impl SchedulerConfig {
     /// A file that is missing or lacks a key; a setting that would change the numbers and is not
     /// supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let config: Self = read_config(path)?;
+        Self::from_json(read_config(&path)?, path.as_ref())
+    }
+
+    /// The same of what was read from `path`, or made for it.
+    pub(crate) fn from_json(json: serde_json::Value, path: &Path) -> Result<Self> {
+        let config: Self = serde_json::from_value(json).map_err(|e| Error::config(path, e))?;
         for (name, known) in UNSUPPORTED {
             let got = config.others.get(name).map(ToString::to_string);
             if let Some(got) = got.filter(|got| got != known && got != "null") {
@@ -184,33 +188,41 @@ pub struct StableDiffusion {
     pub scheduler: SchedulerConfig,
     /// Where the networks are.
     pub device: Device,
+    /// What was assumed when the checkpoint was opened, in words for a person.
+    pub notes: Vec<String>,
 }
 
 impl StableDiffusion {
-    /// Opens a diffusers folder. The networks compute in `kind`; latents stay f32.
+    /// Opens a diffusers folder, or one `.safetensors` or `.ckpt` file in latent-diffusion's keys. The networks
+    /// compute in `kind`; latents stay f32.
     ///
     /// # Errors
-    /// A folder that is none, lacks a part, or whose parts do not fit each other.
-    pub fn open(folder: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
-        let folder = folder.as_ref();
-        let index = folder.join("model_index.json");
-        if !index.is_file() {
-            let message = "no such file; give a diffusers folder, one with model_index.json in it";
-            return Err(Error::config(index, message));
-        }
-        read_config::<serde_json::Map<String, serde_json::Value>>(&index)?;
-        let scheduler =
-            SchedulerConfig::open(folder.join("scheduler").join("scheduler_config.json"))?;
+    /// A path that is neither, lacks a part, or whose parts do not fit each other.
+    pub fn open(path: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
+        Self::from_checkpoint(&Checkpoint::open(path)?, kind, device)
+    }
+
+    /// Opens a checkpoint that was looked at before, for what it is or for what it was stated to be.
+    ///
+    /// # Errors
+    /// As [`StableDiffusion::open`].
+    pub fn from_checkpoint(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
+        let scheduler = checkpoint.schedulers.get("scheduler").ok_or_else(|| {
+            let message = format!("cannot draw pictures: it is {}", checkpoint.family);
+            Error::weights(&checkpoint.path, message)
+        })?;
+        let scheduler = SchedulerConfig::from_json(scheduler.0.clone(), &scheduler.1)?;
         let model = Self {
-            tokenizer: Tokenizer::open(folder.join("tokenizer"))?,
-            text_encoder: TextEncoder::open(folder.join("text_encoder"), kind, device)?,
-            unet: UNet::open(folder.join("unet"), kind, device)?,
-            vae: Vae::open(folder.join("vae"), kind, device)?,
+            tokenizer: checkpoint.tokenizer("tokenizer")?,
+            text_encoder: checkpoint.build("text_encoder", kind, device, TextEncoder::new)?,
+            unet: checkpoint.build("unet", kind, device, UNet::new)?,
+            vae: checkpoint.build("vae", kind, device, Vae::new)?,
             schedule: scheduler.schedule()?,
             scheduler,
             device,
+            notes: checkpoint.notes(),
         };
-        model.check(folder)?;
+        model.check(&checkpoint.path)?;
         Ok(model)
     }
 
@@ -259,14 +271,14 @@ impl StableDiffusion {
         Ok((uncond, cond))
     }
 
-    /// What of the prompts was too long for the text encoder, and which of their words it was never taught,
-    /// in words for a person.
+    /// What was assumed of the checkpoint, what of the prompts was too long for the text encoder, and which of their
+    /// words it was never taught, in words for a person.
     ///
     /// # Errors
     /// As [`StableDiffusion::context`].
     pub fn warnings(&self, request: &Request) -> Result<Vec<String>> {
         let texts = request.prompts.iter().chain([&request.negative_prompt]);
-        let mut warnings = Vec::new();
+        let mut warnings = self.notes.clone();
         let known = self.text_encoder.known_ids();
         let is_known = |id: &i64| known.binary_search(id).is_ok();
         let mut unknown = Vec::new();
