@@ -26,11 +26,11 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::models::clip::{TextEncoder, Tokenizer};
 use crate::models::unet::UNet;
-use crate::models::vae::{Tiling, Vae};
+use crate::models::vae::{Tiling, Vae, VaeConfig};
 use crate::sampler::{Plan, SamplingStep, SchedulerConfig};
 use crate::schedule::Schedule;
 use crate::trace::Trace;
-use crate::weights::read_config;
+use crate::weights::Checkpoint;
 use crate::{Error, Result};
 
 pub use invert::ddim_inverse_step;
@@ -92,48 +92,62 @@ pub struct StableDiffusion {
     pub tiling: Option<Tiling>,
     /// Where the networks are.
     pub device: Device,
+    /// What was assumed when the checkpoint was opened, in words for a person.
+    pub notes: Vec<String>,
 }
 
 impl StableDiffusion {
-    /// Opens a diffusers folder. The networks compute in `kind`; latents stay f32.
+    /// Opens a diffusers folder, or one `.safetensors` or `.ckpt` file in latent-diffusion's keys. The networks
+    /// compute in `kind`; latents stay f32.
     ///
     /// # Errors
-    /// A folder that is none, lacks a part, or whose parts do not fit each other.
-    pub fn open(folder: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
-        let folder = folder.as_ref();
-        let index = folder.join("model_index.json");
-        if !index.is_file() {
-            let message = "no such file; give a diffusers folder, one with model_index.json in it";
-            return Err(Error::config(index, message));
-        }
+    /// A path that is neither, lacks a part, or whose parts do not fit each other.
+    pub fn open(path: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
+        Self::from_checkpoint(&Checkpoint::open(path)?, kind, device)
+    }
+
+    /// Opens a checkpoint that was looked at before, for what it is or for what it was stated to be.
+    ///
+    /// # Errors
+    /// As [`StableDiffusion::open`].
+    pub fn from_checkpoint(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
         let ModelIndex { class_name, force_zeros_for_empty_prompt, max_noise_level } =
-            read_config(&index)?;
+            checkpoint.index()?;
         if let Some(class) = class_name.filter(|class| !PIPELINES.contains(&class.as_str())) {
             let message = format!("{class} is none of {}", PIPELINES.join(", "));
-            return Err(Error::config(index, message));
+            return Err(Error::config(checkpoint.path.join("model_index.json"), message));
         }
-        let scheduler =
-            SchedulerConfig::open(folder.join("scheduler").join("scheduler_config.json"))?;
-        let part = |name: &str| Some(folder.join(name)).filter(|folder| folder.is_dir());
-        let low_res = part("low_res_scheduler")
-            .map(|folder| SchedulerConfig::open(folder.join("scheduler_config.json"))?.schedule());
-        let second = part("text_encoder_2").map(|folder| TextEncoder::open(folder, kind, device));
+        let scheduler = |name: &str| {
+            let found = checkpoint.schedulers.get(name);
+            found.map(|(json, path)| SchedulerConfig::from_json(json.clone(), path)).transpose()
+        };
+        let low_res = scheduler("low_res_scheduler")?;
+        let scheduler = scheduler("scheduler")?.ok_or_else(|| {
+            let message = format!("cannot draw pictures: it is {}", checkpoint.family);
+            Error::weights(&checkpoint.path, message)
+        })?;
+        let text = |name| checkpoint.build(name, kind, device, TextEncoder::new);
+        let second = checkpoint.networks.contains_key("text_encoder_2");
+        let vae_kind = checkpoint.config::<VaeConfig>("vae")?.kind(kind);
         let model = Self {
-            tokenizer: Tokenizer::open(folder.join("tokenizer"))?,
-            text_encoder: TextEncoder::open(folder.join("text_encoder"), kind, device)?,
-            tokenizer_2: part("tokenizer_2").map(Tokenizer::open).transpose()?,
-            text_encoder_2: second.transpose()?,
+            tokenizer: checkpoint.tokenizer("tokenizer")?,
+            text_encoder: text("text_encoder")?,
+            tokenizer_2: (second && checkpoint.has_tokenizer("tokenizer_2"))
+                .then(|| checkpoint.tokenizer("tokenizer_2"))
+                .transpose()?,
+            text_encoder_2: second.then(|| text("text_encoder_2")).transpose()?,
             zeros_for_empty_prompt: force_zeros_for_empty_prompt.unwrap_or(false),
-            unet: UNet::open(folder.join("unet"), kind, device)?,
-            vae: Vae::open(folder.join("vae"), kind, device)?,
+            unet: checkpoint.build("unet", kind, device, UNet::new)?,
+            vae: checkpoint.build("vae", vae_kind, device, Vae::new)?,
             schedule: scheduler.schedule()?,
             scheduler,
-            low_res_schedule: low_res.transpose()?,
+            low_res_schedule: low_res.map(|config| config.schedule()).transpose()?,
             max_noise_level: max_noise_level.unwrap_or(350),
             tiling: None,
             device,
+            notes: checkpoint.notes(),
         };
-        model.check(folder)?;
+        model.check(&checkpoint.path)?;
         Ok(model)
     }
 

@@ -274,3 +274,45 @@ fn guidance_scales_make_one_sheet_and_scenes_have_captions() {
     }
     works(folder.path(), &["schedule", "--out", "schedule.png"]);
 }
+
+#[test]
+fn a_checkpoint_is_inspected_without_opening_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoint");
+    let path = |name: &str| golden.join(name).to_str().unwrap().to_owned();
+    let ran = works(folder.path(), &["inspect", &path("sd2.ckpt")]);
+    for said in [
+        "sd2.ckpt: Stable Diffusion 2.x 768-v",
+        "because its keys are latent-diffusion's",
+        "keys         CompVis/LDM",
+        "v_prediction (assumed: as diffusers does for SD 2.x)",
+        "GB in f32",
+        "known and not needed:",
+        "every tensor is there and in shape",
+    ] {
+        assert!(ran.out.contains(said), "{said}: {}", ran.out);
+    }
+    let stated = ["inspect", &path("sd2.ckpt"), "--prediction", "epsilon"];
+    let ran = works(folder.path(), &stated);
+    assert!(ran.out.contains("2.x base") && ran.out.contains("epsilon (said: stated by the user)"));
+    let ran = works(folder.path(), &["inspect", &path("sd1.ckpt"), "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["family"], "Stable Diffusion 1.x");
+    assert_eq!(report["networks"].as_array().unwrap().len(), 3);
+    assert_eq!(report["networks"][0]["dtypes"].as_object().unwrap().keys().next().unwrap(), "f16");
+    let tiny = tiny_folder();
+    assert!(works(folder.path(), &["inspect", tiny.to_str().unwrap()]).out.contains("1.x"));
+    fails(folder.path(), &["inspect", &path("odd/system.ckpt")], "`posix.system`");
+    fails(folder.path(), &["inspect", &path("odd/deflated.ckpt")], "compressed");
+    fails(folder.path(), &["inspect", "."], "model_index.json");
+    fails(folder.path(), &["inspect", "none"], "none");
+    assert_eq!(names(folder.path()), [""; 0]);
+
+    // And it draws, from a single file as from a folder.
+    let small = ["--width", "32", "--height", "32", "--steps", "1", "--out", "a.png"];
+    let draw = ["generate", "a cat", "--model", &path("sd2.ckpt")];
+    let ran = works(folder.path(), &[&draw[..], &small].concat());
+    assert!(ran.err.contains("v_prediction was assumed"), "{}", ran.err);
+    let ran = works(folder.path(), &[&draw[..], &small, &["--prediction", "v"]].concat());
+    assert!(!ran.err.contains("assumed"), "{}", ran.err);
+}

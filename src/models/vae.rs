@@ -38,7 +38,7 @@ pub struct VaeConfig {
     pub use_post_quant_conv: bool,
     #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
-    /// Its activations overflow in f16 (SDXL): [`Vae::open`] then computes in f32.
+    /// Its activations overflow in f16 (SDXL): it is then opened in f32, see [`VaeConfig::kind`].
     #[serde(default)]
     pub force_upcast: bool,
     /// What some later models subtract from latents and divide them by: not supported.
@@ -67,6 +67,11 @@ impl VaeConfig {
     /// Picture pixels a latent cell, along one side: 8 for Stable Diffusion.
     pub fn factor(&self) -> i64 {
         1 << (self.block_out_channels.len().saturating_sub(1))
+    }
+
+    /// The dtype to compute in where `kind` is asked for: f32 in place of f16 where that overflows (`force_upcast`).
+    pub fn kind(&self, kind: Kind) -> Kind {
+        if kind == Kind::Half && self.force_upcast { Kind::Float } else { kind }
     }
 
     fn check(&self) -> Result<()> {
@@ -436,9 +441,7 @@ impl Vae {
     pub fn open(folder: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
         let path = folder.as_ref().join("config.json");
         let config: VaeConfig = read_config(&path)?;
-        let upcast = kind == Kind::Half && config.force_upcast;
-        let kind = if upcast { Kind::Float } else { kind };
-        let params = Params::open(&weight_files(&folder)?, kind, device)?;
+        let params = Params::open(&weight_files(&folder)?, config.kind(kind), device)?;
         Self::new(&params, &config).map_err(|e| e.in_config(&path))
     }
 

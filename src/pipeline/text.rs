@@ -204,7 +204,7 @@ impl StableDiffusion {
     pub fn warnings(&self, request: &Request) -> Result<Vec<String>> {
         let negative_2 = request.negative_prompt_2.iter();
         let texts = request.prompts.iter().chain(&request.prompts_2).chain(negative_2);
-        let mut warnings = Vec::new();
+        let mut warnings = self.notes.clone();
         if self.vae.kind() != self.unet.kind() {
             warnings.push("the VAE's activations overflow in f16: it computes in f32".to_owned());
         }

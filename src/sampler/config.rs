@@ -104,8 +104,12 @@ impl SchedulerConfig {
     /// # Errors
     /// A file that is missing or lacks a key; a setting that would change the numbers and is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let config: Self = read_config(path)?;
+        Self::from_json(read_config(&path)?, path.as_ref())
+    }
+
+    /// The same of what was read from `path`, or made for it.
+    pub(crate) fn from_json(json: serde_json::Value, path: &Path) -> Result<Self> {
+        let config: Self = serde_json::from_value(json).map_err(|e| Error::config(path, e))?;
         for (name, known) in UNSUPPORTED {
             let got = config.others.get(name).map(ToString::to_string);
             if let Some(got) = got.filter(|got| got != "null" && !known.contains(&got.as_str())) {

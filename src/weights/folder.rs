@@ -16,27 +16,43 @@ pub fn read_config<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
     serde_json::from_str(&text).map_err(|e| Error::config(path, e))
 }
 
-/// The weight files of a component: one file, a half-precision variant, or the shards of an index.
+/// The weight files of a component: one file, or the shards of an index.
+///
+/// Of several, safetensors come before torch's pickles, and the plain file before its variants: `fp16`, `bf16`,
+/// `non_ema`.
 ///
 /// # Errors
 /// A folder that holds none of them; an index that names a file outside the folder.
 pub fn weight_files(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     let folder = folder.as_ref();
-    for stem in ["diffusion_pytorch_model", "model"] {
-        for variant in ["", ".fp16", ".bf16"] {
-            let one = folder.join(format!("{stem}{variant}.safetensors"));
+    let stems = [
+        ("diffusion_pytorch_model", "safetensors"),
+        ("model", "safetensors"),
+        ("diffusion_pytorch_model", "bin"),
+        ("pytorch_model", "bin"),
+    ];
+    for (stem, ext) in stems {
+        for variant in ["", ".fp16", ".bf16", ".non_ema"] {
+            let one = folder.join(format!("{stem}{variant}.{ext}"));
             if one.is_file() {
                 return Ok(vec![one]);
             }
-            let index = folder.join(format!("{stem}.safetensors.index{variant}.json"));
-            if index.is_file() {
-                return shards(folder, &index);
+            // Where the variant stands in an index's name has changed over time.
+            for name in [
+                format!("{stem}.{ext}.index{variant}.json"),
+                format!("{stem}.{ext}{variant}.index.json"),
+                format!("{stem}{variant}.{ext}.index.json"),
+            ] {
+                let index = folder.join(name);
+                if index.is_file() {
+                    return shards(folder, &index);
+                }
             }
         }
     }
     Err(Error::weights(
         folder,
-        "holds no diffusion_pytorch_model.safetensors and no model.safetensors",
+        "holds no diffusion_pytorch_model.safetensors and no model.safetensors, nor a variant or a .bin of them",
     ))
 }
 

@@ -2,12 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::TensorFile;
+use super::Weights;
 use crate::{Error, Result};
 
 /// How a fresh tensor starts.
@@ -23,6 +23,30 @@ pub enum Init {
     Zeros,
 }
 
+/// What is wrong with a tensor that a network asked for, or that it did not ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Problem {
+    /// Asked for with this shape, and in no file.
+    Missing(String, Vec<i64>),
+    /// In a file, and not asked for.
+    Unused(String),
+    /// Of another shape: the name, the shape that it should have, and the one that it has.
+    Shape(String, Vec<i64>, Vec<i64>),
+    /// Not readable, or not finite in the dtype.
+    Values(String),
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(name, shape) => write!(f, "{name} {shape:?} is missing"),
+            Self::Unused(name) => write!(f, "{name} is not part of the configured network"),
+            Self::Shape(name, shape, got) => write!(f, "{name} should be {shape:?} and is {got:?}"),
+            Self::Values(what) => f.write_str(what),
+        }
+    }
+}
+
 /// A source of named tensors: weight files, or fresh ones to train.
 ///
 /// A network asks for everything that it has and then [`Params::finish`] says at once all that is
@@ -33,13 +57,19 @@ pub struct Params {
     prefix: String,
 }
 
+enum From {
+    Weights(Weights),
+    /// Weights of which only names and shapes are looked at: their tensors are empty.
+    Headers(Weights),
+    Nothing,
+}
+
 struct Store {
-    files: Vec<TensorFile>,
-    from: PathBuf,
+    from: From,
     kind: Kind,
     device: Device,
     used: HashSet<String>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     variables: Vec<(String, Tensor)>,
 }
 
@@ -49,27 +79,32 @@ impl Params {
     /// # Errors
     /// A file that cannot be read or is damaged.
     pub fn open(paths: &[PathBuf], kind: Kind, device: Device) -> Result<Self> {
-        let files = paths.iter().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
-        let from = match paths {
-            [one] => one.clone(),
-            _ => paths
-                .first()
-                .and_then(|p| p.parent())
-                .unwrap_or_else(|| Path::new("weights"))
-                .to_owned(),
-        };
-        Ok(Self::new(files, from, kind, device))
+        Self::of(Weights::open(paths)?, kind, device)
+    }
+
+    /// Tensors of these weights, brought to `kind` and `device` one at a time.
+    ///
+    /// # Errors
+    /// A file whose bytes do not match its checksum.
+    pub fn of(weights: Weights, kind: Kind, device: Device) -> Result<Self> {
+        weights.verify()?;
+        Ok(Self::new(From::Weights(weights), kind, device))
+    }
+
+    /// Compares these weights with the network that is built from this: its tensors are empty, and
+    /// [`Params::problems`] says what does not fit.
+    pub fn headers(weights: Weights) -> Self {
+        Self::new(From::Headers(weights), Kind::Float, Device::Cpu)
     }
 
     /// Fresh tensors that require gradients, drawn from torch's global generator: call it inside
     /// [`crate::noise::with_seed`].
     pub fn fresh(kind: Kind, device: Device) -> Self {
-        Self::new(Vec::new(), PathBuf::from("fresh weights"), kind, device)
+        Self::new(From::Nothing, kind, device)
     }
 
-    fn new(files: Vec<TensorFile>, from: PathBuf, kind: Kind, device: Device) -> Self {
+    fn new(from: From, kind: Kind, device: Device) -> Self {
         let store = Store {
-            files,
             from,
             kind,
             device,
@@ -88,7 +123,7 @@ impl Params {
     /// Whether a tensor of a file begins with this scope and `name`.
     pub fn has(&self, name: &str) -> bool {
         let start = format!("{}{name}", self.prefix);
-        self.store.borrow().files.iter().any(|f| f.names().any(|n| n.starts_with(&start)))
+        self.store.borrow().weights().is_some_and(|weights| weights.has(&start))
     }
 
     /// The scope of the first name that the file has: older checkpoints have other dialects.
@@ -104,10 +139,9 @@ impl Params {
     pub fn tensor(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let name = format!("{}{name}", self.prefix);
         let mut store = self.store.borrow_mut();
-        let made = if store.files.is_empty() {
-            fresh(shape, init, store.kind, store.device)
-        } else {
-            store.load(&name, shape)
+        let made = match store.from {
+            From::Nothing => fresh(shape, init, store.kind, store.device).map_err(Problem::Values),
+            From::Weights(_) | From::Headers(_) => store.load(&name, shape),
         };
         let tensor = match made {
             Ok(tensor) => tensor,
@@ -147,28 +181,34 @@ impl Params {
         store.variables.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect()
     }
 
+    /// Every tensor that is missing, has another shape or is not finite, and then every one that nothing asked
+    /// for.
+    pub fn problems(&self) -> Vec<Problem> {
+        let store = self.store.borrow();
+        let names = store.weights().into_iter().flat_map(Weights::names);
+        let unused = names.filter(|name| !store.used.contains(*name));
+        let unused = unused.map(|name| Problem::Unused(name.to_owned()));
+        store.problems.iter().cloned().chain(unused).collect()
+    }
+
     /// Says whether the weights are those of the network that was built.
     ///
     /// # Errors
     /// Every tensor that is missing, has another shape, is not finite, or that nothing asked for.
     pub fn finish(&self) -> Result<()> {
-        let store = self.store.borrow();
-        let mut problems = store.problems.clone();
-        let names = store.files.iter().flat_map(TensorFile::names);
-        problems.extend(
-            names
-                .filter(|name| !store.used.contains(*name))
-                .map(|name| format!("{name} is not part of the configured network")),
-        );
+        let problems = self.problems();
         if problems.is_empty() {
             return Ok(());
         }
         let shown = problems.iter().take(8).map(|p| format!("\n  {p}")).collect::<String>();
         let more = problems.len().saturating_sub(8);
         let rest = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        let path = self.store.borrow().weights().map_or("fresh weights".into(), Weights::path);
         Err(Error::weights(
-            &store.from,
-            format!("does not fit config.json; check that both come from one model:{shown}{rest}"),
+            path,
+            format!(
+                "does not fit its configuration; check that both come from one model:{shown}{rest}"
+            ),
         ))
     }
 }
@@ -188,20 +228,38 @@ impl<T: std::fmt::Display> std::ops::Div<T> for Params {
 }
 
 impl Store {
-    fn load(&mut self, name: &str, shape: &[i64]) -> std::result::Result<Tensor, String> {
-        let file = self
-            .files
-            .iter()
-            .find(|f| f.shape(name).is_some())
-            .ok_or_else(|| format!("{name} {shape:?} is missing"))?;
-        self.used.insert(name.to_owned());
-        let got = file.shape(name).unwrap_or_default();
-        let as_convolution = [shape, &[1, 1]].concat();
-        if got != shape && got != as_convolution {
-            return Err(format!("{name} should be {shape:?} and is {got:?}"));
+    fn weights(&self) -> Option<&Weights> {
+        match &self.from {
+            From::Weights(weights) | From::Headers(weights) => Some(weights),
+            From::Nothing => None,
         }
-        let said = |e: Error| e.to_string();
-        let tensor = file.tensor(name).map_err(said)?;
+    }
+
+    fn load(&mut self, name: &str, shape: &[i64]) -> std::result::Result<Tensor, Problem> {
+        let missing = || Problem::Missing(name.to_owned(), shape.to_vec());
+        let weights = self.weights().ok_or_else(missing)?;
+        let got = weights.shape(name).ok_or_else(missing)?;
+        let as_convolution = [shape, &[1, 1]].concat();
+        let fits = got == shape || got == as_convolution;
+        let tensor = match &self.from {
+            From::Weights(weights) if fits => self.read(weights, name, shape),
+            _ => Ok(Tensor::new()),
+        };
+        self.used.insert(name.to_owned());
+        if !fits {
+            return Err(Problem::Shape(name.to_owned(), shape.to_vec(), got));
+        }
+        tensor.map_err(Problem::Values)
+    }
+
+    fn read(
+        &self,
+        weights: &Weights,
+        name: &str,
+        shape: &[i64],
+    ) -> std::result::Result<Tensor, String> {
+        let said = |e: Error| format!("{name}: {e}");
+        let tensor = weights.tensor(name).map_err(said)?;
         let tensor = tensor
             .f_to_kind(self.kind)
             .and_then(|t| t.f_to_device(self.device))

@@ -1,65 +1,136 @@
-//! Safetensors files: mapped for reading, written beside and renamed.
+//! Files of tensors: safetensors and torch's, mapped for reading; safetensors written beside and renamed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, View};
+use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Kind, Tensor};
 
+use super::archive;
 use crate::{Error, Result};
 
 /// The checksum's name in a file's metadata. Files from elsewhere do not have one.
 const CRC32: &str = "crc32";
 
-/// A safetensors file, mapped into memory: a tensor is read when it is asked for.
+/// Where the numbers of a tensor are in a file.
+pub(super) struct Entry {
+    pub kind: Kind,
+    pub shape: Vec<i64>,
+    /// `None`: row by row without gaps.
+    pub strides: Option<Vec<i64>>,
+    /// From the first number to the last.
+    pub range: Range<usize>,
+}
+
+impl Entry {
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
+    }
+}
+
+/// A `.safetensors` file, or a `.ckpt`, `.pt` or `.bin` that `torch.save` wrote, mapped into memory: a tensor is
+/// read when it is asked for.
+///
+/// The pickle of a `.ckpt` is read as data and nothing in it is executed: tensors and plain containers (dict,
+/// OrderedDict, list, tuple, set, texts, numbers) are accepted, and so are numpy's numbers and the bare name of
+/// lightning's ModelCheckpoint, which the published checkpoints hold beside their weights. Any other name is
+/// refused. Of the outermost dict, or of its `state_dict` where it has one, the tensors are read.
 pub struct TensorFile {
     path: PathBuf,
     map: memmap2::Mmap,
-    /// Where the header ends.
-    data_start: usize,
-    index: BTreeMap<String, TensorInfo>,
+    index: BTreeMap<String, Entry>,
     metadata: HashMap<String, String>,
+    others: Vec<String>,
 }
 
 impl TensorFile {
     /// Opens `path` and checks its header, and its checksum where it has one.
     ///
     /// # Errors
-    /// A file that is missing, truncated, not safetensors, or whose bytes do not match its checksum.
+    /// A file that is missing, truncated, of another format, or whose bytes do not match its checksum; a pickle
+    /// that names what is neither a tensor nor a plain container.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let file = Self::open_header(path)?;
+        file.verify()?;
+        Ok(file)
+    }
+
+    /// Opens `path` and checks its header alone: what [`TensorFile::verify`] does is left to the caller.
+    ///
+    /// # Errors
+    /// As [`TensorFile::open`], but for the checksum.
+    pub fn open_header(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, e))?;
-        if file.metadata().map_err(|e| Error::io(&path, e))?.len() < 8 {
-            return Err(Error::weights(&path, "too short for a safetensors file"));
+        let about = file.metadata().map_err(|e| Error::io(&path, e))?;
+        if !about.is_file() {
+            return Err(Error::weights(&path, "is no file"));
+        }
+        if about.len() < 8 {
+            return Err(Error::weights(&path, "too short for a file of weights"));
         }
         // SAFETY: the map is read-only; the file is not changed while it is in use.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(&path, e))?;
-        let damaged = |reason: String| {
-            Error::weights(
-                &path,
-                format!("not a whole safetensors file ({reason}); fetch or make it again"),
-            )
-        };
+        let refused = |reason: String| Error::weights(&path, reason);
+        if archive::is_torch(&map).map_err(refused)? {
+            let archive::Archive { index, metadata, others } =
+                archive::read(&map).map_err(refused)?;
+            return Ok(Self { path, map, index, metadata, others });
+        }
+        let damaged = |reason: String| Error::weights(&path, not_whole(&reason));
         // Checks that the tensors fill the file without gap or overlap.
         SafeTensors::deserialize(&map).map_err(|e| damaged(e.to_string()))?;
         let (header_len, header) =
             SafeTensors::read_metadata(&map).map_err(|e| damaged(e.to_string()))?;
-        let index = header.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
-        let metadata = header.metadata().clone().unwrap_or_default();
-        let file = Self { path: path.clone(), map, data_start: 8 + header_len, index, metadata };
-        if let Some(expected) = file.metadata.get(CRC32) {
-            let got = checksum(file.index.iter().map(|(name, info)| (name, file.bytes(info))));
-            if &got != expected {
-                return Err(damaged(format!("its checksum is {got} and should be {expected}")));
-            }
+        let mut index = BTreeMap::new();
+        for (name, info) in header.tensors() {
+            let kind = kind_of(info.dtype)
+                .ok_or_else(|| refused(format!("{name}: unknown dtype {:?}", info.dtype)))?;
+            let shape = info.shape.iter().map(|&n| n as i64).collect();
+            let (start, end) = info.data_offsets;
+            let range = 8 + header_len + start..8 + header_len + end;
+            index.insert(name, Entry { kind, shape, strides: None, range });
         }
-        Ok(file)
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Ok(Self { path, map, index, metadata, others: Vec::new() })
     }
 
-    fn bytes(&self, info: &TensorInfo) -> &[u8] {
-        let (start, end) = info.data_offsets;
-        self.map.get(self.data_start + start..self.data_start + end).unwrap_or_default()
+    /// Compares the file's bytes with its checksum, where it has one.
+    ///
+    /// # Errors
+    /// Bytes that do not match.
+    pub fn verify(&self) -> Result<()> {
+        let Some(expected) = self.metadata.get(CRC32).filter(|_| self.others.is_empty()) else {
+            return Ok(());
+        };
+        let tensors = self.index.iter();
+        let got = checksum(tensors.map(|(name, entry)| {
+            let sum = crc32fast::hash(self.bytes(&entry.range));
+            self.release(&entry.range);
+            (name, sum)
+        }));
+        if &got != expected {
+            let reason = format!("its checksum is {got} and should be {expected}");
+            return Err(Error::weights(&self.path, not_whole(&reason)));
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        self.map.get(range.clone()).unwrap_or_default()
+    }
+
+    /// Tells the system that these bytes have been read: a loaded model does not keep its file in memory too.
+    fn release(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: a read-only map of a file; pages that are touched again come from the file again.
+        // Failure costs memory, not correctness.
+        let _ = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.map.unchecked_advise_range(advice, range.start, range.len())
+        };
     }
 
     /// The file's path.
@@ -67,36 +138,65 @@ impl TensorFile {
         &self.path
     }
 
-    /// The texts that came with the tensors.
+    /// The texts that came with the tensors; of a torch file the texts and numbers of its outermost dict.
     pub fn metadata(&self) -> &HashMap<String, String> {
         &self.metadata
     }
 
+    /// The names of what a torch file holds beside its tensors, such as a training's state.
+    pub fn others(&self) -> &[String] {
+        &self.others
+    }
+
     /// The names of all tensors, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.index.keys().map(String::as_str)
     }
 
     /// The shape of the tensor `name`, if there is one.
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
-        self.index.get(name).map(|info| info.shape.iter().map(|&n| n as i64).collect())
+        self.index.get(name).map(|entry| entry.shape.clone())
+    }
+
+    /// The dtype of the tensor `name`, if there is one.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        self.index.get(name).map(|entry| entry.kind)
     }
 
     /// Copies the tensor `name` out of the file, in the dtype that it has there.
     ///
     /// # Errors
-    /// A name that is not in the file; a dtype that torch does not have.
+    /// A name that is not in the file.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let info = self
+        let entry = self
             .index
             .get(name)
             .ok_or_else(|| Error::weights(&self.path, format!("holds no tensor {name:?}")))?;
-        let kind = kind_of(info.dtype).ok_or_else(|| {
-            Error::weights(&self.path, format!("{name}: unknown dtype {:?}", info.dtype))
-        })?;
-        let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
-        Ok(Tensor::f_from_data_size(self.bytes(info), &shape, kind)?)
+        let bytes = self.bytes(&entry.range);
+        // libtorch copies as much as the shape says.
+        if entry.strides.is_none() && bytes.len() != entry.numel() * entry.kind.elt_size_in_bytes()
+        {
+            return Err(Error::weights(
+                &self.path,
+                format!("{name}: its shape does not fit its bytes"),
+            ));
+        }
+        let tensor = match &entry.strides {
+            None => Tensor::f_from_data_size(bytes, &entry.shape, entry.kind)?,
+            Some(strides) => {
+                let held = (bytes.len() / entry.kind.elt_size_in_bytes()) as i64;
+                Tensor::f_from_data_size(bytes, &[held], entry.kind)?
+                    .f_as_strided(&entry.shape, strides, 0)?
+                    .f_contiguous()?
+            }
+        };
+        self.release(&entry.range);
+        Ok(tensor)
     }
+}
+
+fn not_whole(reason: &str) -> String {
+    format!("not a whole safetensors file ({reason}); fetch or make it again")
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {
@@ -111,14 +211,15 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
+        Dtype::F8_E4M3 => Kind::Float8e4m3fn,
+        Dtype::F8_E5M2 => Kind::Float8e5m2,
         _ => return None,
     })
 }
 
 /// A checksum that does not depend on the order of the tensors in the file.
-fn checksum<'a>(tensors: impl Iterator<Item = (&'a String, &'a [u8])>) -> String {
-    let mut sums: Vec<(&String, u32)> =
-        tensors.map(|(name, data)| (name, crc32fast::hash(data))).collect();
+fn checksum<'a>(sums: impl Iterator<Item = (&'a String, u32)>) -> String {
+    let mut sums: Vec<(&String, u32)> = sums.collect();
     sums.sort();
     let mut all = crc32fast::Hasher::new();
     for (name, sum) in sums {
@@ -187,7 +288,8 @@ pub fn write_tensors(
     let mut texts: HashMap<String, String> = metadata.iter().cloned().collect();
     // transformers and diffusers refuse a file that does not say so.
     texts.insert("format".into(), "pt".into());
-    texts.insert(CRC32.into(), checksum(tensors.iter().map(|(n, t)| (n, &t.data[..]))));
+    texts
+        .insert(CRC32.into(), checksum(tensors.iter().map(|(n, t)| (n, crc32fast::hash(&t.data)))));
     let mut bytes =
         safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(texts))
             .map_err(|e| Error::weights(path, e))?;

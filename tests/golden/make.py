@@ -9,10 +9,15 @@ Everything is drawn from fixed seeds; the files beside this script are its outpu
 import inspect
 import itertools
 import json
+import os
+import pickle
 import shutil
 import sys
 import warnings
+import tarfile
+import zipfile
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 
 import diffusers
@@ -33,6 +38,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -861,10 +867,457 @@ def families():
             more = dict(mask_image=mask, **size) if pipeline is StableDiffusionInpaintPipeline else {}
             tensors[name] = make_run(name, run(image=picture, strength=strength, **more, **negative), model)
         save(f"families/{sampler}", tensors)
+def ldm_unet(name, config):
+    """latent-diffusion's name of a U-Net's tensor."""
+    layers, parts = config.layers_per_block, name.split(".")
+    resnet = dict(norm1="in_layers.0", conv1="in_layers.2", time_emb_proj="emb_layers.1")
+    resnet |= dict(norm2="out_layers.0", conv2="out_layers.3", conv_shortcut="skip_connection")
+    embeddings = {"linear_1": "0", "linear_2": "2", "cond_proj": "cond_proj"}
+    match parts:
+        case ["conv_in", end]:
+            return f"input_blocks.0.0.{end}"
+        case ["conv_norm_out", end]:
+            return f"out.0.{end}"
+        case ["conv_out", end]:
+            return f"out.2.{end}"
+        case ["time_embedding", layer, end]:
+            return f"time_embed.{embeddings[layer]}.{end}"
+        case ["add_embedding", layer, end]:
+            return f"label_emb.0.{embeddings[layer]}.{end}"
+        case ["class_embedding", end]:
+            return f"label_emb.{end}"
+        case ["mid_block", "resnets", i, layer, end]:
+            return f"middle_block.{2 * int(i)}.{resnet[layer]}.{end}"
+        case ["mid_block", "attentions", "0", *rest]:
+            return ".".join(["middle_block.1", *rest])
+        case [side, level, "downsamplers", "0", "conv", end]:
+            return f"input_blocks.{(int(level) + 1) * (layers + 1)}.0.op.{end}"
+        case [side, level, "upsamplers", "0", "conv", end]:
+            attends = config.up_block_types[int(level)].startswith("CrossAttn")
+            return f"output_blocks.{(int(level) + 1) * (layers + 1) - 1}.{1 + attends}.conv.{end}"
+        case [side, level, "resnets" | "attentions" as kind, j, *rest]:
+            i = int(level) * (layers + 1) + int(j)
+            block = f"input_blocks.{i + 1}" if side == "down_blocks" else f"output_blocks.{i}"
+            if kind == "attentions":
+                return ".".join([block, "1", *rest])
+            return f"{block}.0.{resnet[rest[0]]}.{rest[1]}"
+    raise ValueError(name)
+
+
+def ldm_vae(name, config):
+    """latent-diffusion's name of an autoencoder's tensor."""
+    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out": "proj_out"}
+    last = len(config.block_out_channels) - 1
+    name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+    match name.split("."):
+        case [side, "mid_block", "resnets", i, *rest]:
+            return ".".join([side, "mid", f"block_{int(i) + 1}", *rest])
+        case [side, "mid_block", "attentions", "0", layer, *rest]:
+            return ".".join([side, "mid.attn_1", attention[layer], rest[-1]])
+        case [side, blocks, level, "resnets", j, *rest]:
+            way, level = ("down", level) if side == "encoder" else ("up", last - int(level))
+            return ".".join([side, way, str(level), "block", j, *rest])
+        case [side, blocks, level, samplers, "0", *rest]:
+            way, level = ("down", level) if side == "encoder" else ("up", last - int(level))
+            return ".".join([side, way, str(level), f"{way}sample", *rest])
+    return name
+
+
+def ldm_state(unet, vae):
+    """The tensors of both networks as a single file has them; attention in the VAE is 1x1 convolutions there."""
+    state = {f"model.diffusion_model.{ldm_unet(n, unet.config)}": t for n, t in unet.state_dict().items()}
+    for name, tensor in vae.state_dict().items():
+        if "attentions" in name and tensor.dim() == 2:
+            tensor = tensor[:, :, None, None]
+        state[f"first_stage_model.{ldm_vae(name, vae.config)}"] = tensor
+    # diffusers' own reading of these names gives the networks back.
+    back = convert_ldm_unet_checkpoint(state, dict(unet.config))
+    assert back.keys() == unet.state_dict().keys()
+    assert all(back[n] is t or back[n].device.type == "meta" or back[n].equal(t) for n, t in unet.state_dict().items())
+    back = convert_ldm_vae_checkpoint(state, dict(vae.config))
+    assert back.keys() == vae.state_dict().keys()
+    return state
+
+
+def ldm_clip(text, prefix="cond_stage_model.transformer."):
+    names = {f"text_model.{name.removeprefix('text_model.')}": t for name, t in text.state_dict().items()}
+    return {prefix + name: tensor for name, tensor in names.items()}
+
+
+def open_clip(text, prefix, drawn, last=None):
+    """OpenCLIP's names and its fused queries, keys and values; `last`: a further layer, which SD 2.x leaves out."""
+    inner = dict(layer_norm1="ln_1", layer_norm2="ln_2", fc1="mlp.c_fc", fc2="mlp.c_proj", out_proj="attn.out_proj")
+    state, fused = {}, {}
+    layers = text.config.num_hidden_layers
+    for name, tensor in text.state_dict().items():
+        match name.removeprefix("text_model.").split("."):
+            case ["embeddings", "token_embedding", end]:
+                state[f"token_embedding.{end}"] = tensor
+            case ["embeddings", "position_embedding", "weight"]:
+                state["positional_embedding"] = tensor
+            case ["final_layer_norm", end]:
+                state[f"ln_final.{end}"] = tensor
+            case ["text_projection", "weight"]:
+                state["text_projection"] = tensor.T
+            case ["encoder", "layers", i, *_, layer, end]:
+                block = f"transformer.resblocks.{i}"
+                if layer in ["q_proj", "k_proj", "v_proj"]:
+                    fused.setdefault(f"{block}.attn.in_proj_{end}", {})[layer] = tensor
+                else:
+                    state[f"{block}.{inner[layer]}.{end}"] = tensor
+    for key, parts in fused.items():
+        state[key] = torch.cat([parts[name] for name in ["q_proj", "k_proj", "v_proj"]])
+    if last:
+        one = f"transformer.resblocks.{layers - 1}."
+        more = {k.replace(one, f"transformer.resblocks.{layers}."): drawn(t) for k, t in state.items() if one in k}
+        state |= more | {"text_projection": drawn(state["positional_embedding"][: text.config.hidden_size])}
+    state["logit_scale"] = drawn(torch.ones(()))
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+class Pools:
+    """Weights that are windows of two short rows of numbers: a file of them is small, and full of strides."""
+
+    def __init__(self, seed):
+        self.generator = seeded(seed)
+        self.around_0 = (normal((60000,), seed) * 0.08).half()
+        self.around_1 = (normal((2000,), seed + 1) * 0.2 + 1).half()
+
+    def draw(self, like, name=""):
+        pool = self.around_1 if "norm" in name and name.endswith("weight") or like.dim() == 0 else self.around_0
+        strides, span = [], 1
+        for side in reversed(like.shape):
+            most = max(1, (len(pool) - span) // max(1, side) // 2)
+            step = 1 if side > 10000 else int(torch.randint(1, min(most, 400) + 1, (), generator=self.generator))
+            strides.insert(0, step)
+            span += (side - 1) * step
+        offset = int(torch.randint(0, len(pool) - span + 1, (), generator=self.generator))
+        return pool.as_strided(like.shape, strides, offset)
+
+    def fill(self, network):
+        """Gives a network such weights, rounded to f16, and says which."""
+        drawn = {name: self.draw(tensor, name) for name, tensor in network.state_dict().items()}
+        network.load_state_dict({name: tensor.float() for name, tensor in drawn.items()})
+        network.eval().requires_grad_(False)
+        return drawn
+
+
+def meta(make):
+    with torch.device("meta"):
+        return make()
+
+
+class Views:
+    """A network's configuration with the windows that are its tensors."""
+
+    def __init__(self, network, tensors):
+        self.config, self.tensors = network.config, tensors
+
+    def state_dict(self):
+        return self.tensors
+
+
+def small_checkpoints():
+    folder = HERE / "checkpoint"
+    folder.mkdir(exist_ok=True)
+
+    def case(name, seed, prediction, pad, unet, text, wrap):
+        tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad)
+        pools = Pools(seed)
+        types = lambda with_, without, side: [with_ if a else without for a in side]
+        attends = unet.pop("attends")
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            down_block_types=types("CrossAttnDownBlock2D", "DownBlock2D", attends),
+            up_block_types=types("CrossAttnUpBlock2D", "UpBlock2D", attends[::-1]),
+            cross_attention_dim=text["hidden_size"],
+            **unet,
+        )
+        autoencoder = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            block_out_channels=[32, 32, 64],
+            layers_per_block=1,
+            latent_channels=4,
+        )
+        encoder = CLIPTextModel(
+            CLIPTextConfig(vocab_size=49408, intermediate_size=96, bos_token_id=49406, eos_token_id=49407, **text)
+        )
+        views = [Views(network, pools.fill(network)) for network in [unet, autoencoder, encoder]]
+        state = ldm_state(*views[:2])
+        if name == "sd2":
+            state |= open_clip(views[2], "cond_stage_model.model.", pools.draw, last=True)
+        else:
+            state |= ldm_clip(views[2])
+            state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+            state["model_ema.decay"] = torch.tensor(0.9999)
+            state["model_ema.num_updates"] = torch.tensor(7, dtype=torch.int32)
+        state["betas"] = torch.linspace(0.1, 0.2, 5, dtype=torch.float64)
+        torch.save(wrap(state), folder / f"{name}.ckpt")
+
+        parts = dict(tokenizer=tokenizer, text_encoder=encoder, unet=unet, vae=autoencoder)
+        scheduler = DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction,
+        )
+        model = pipeline(dict(parts, scheduler=scheduler))
+        ids = tokenizer(["a red star!"], padding="max_length", max_length=77, return_tensors="pt").input_ids
+        latents = normal((1, 4, 8, 6), seed)
+        image = torch.rand((1, 3, 32, 24), generator=seeded(seed)) * 2 - 1
+        tensors = {
+            "ids": ids,
+            "context": encoder(ids).last_hidden_state,
+            "latents": latents,
+            "image": image,
+            "mean": autoencoder.encode(image).latent_dist.mean,
+            "decoded": autoencoder.decode(latents / 0.18215).sample,
+        }
+        tensors["noise_pred"] = unet(latents, torch.tensor([501]), tensors["context"]).sample
+        tensors["final"] = model(
+            ["a red star!"],
+            negative_prompt=["blurry"],
+            latents=latents,
+            height=32,
+            width=24,
+            num_inference_steps=5,
+            guidance_scale=5.0,
+            output_type="latent",
+        ).images
+        save(f"checkpoint/{name}", tensors)
+
+    lightning = lambda state: {"epoch": 3, "global_step": 470000, "state_dict": state, "callbacks": {}}
+    case(
+        "sd1",
+        1,
+        "epsilon",
+        "<|endoftext|>",
+        dict(block_out_channels=[32, 32, 64], attends=[True, True, False], layers_per_block=2, attention_head_dim=8),
+        dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=1, hidden_act="quick_gelu"),
+        lightning,
+    )
+    case(
+        "sd2",
+        2,
+        "v_prediction",
+        "!",
+        dict(
+            block_out_channels=[64, 128],
+            attends=[True, True],
+            layers_per_block=1,
+            attention_head_dim=[1, 2],
+            use_linear_projection=True,
+        ),
+        dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, hidden_act="gelu"),
+        lambda state: state,
+    )
+
+
+# The published configurations of the full-size networks, as far as they differ from each other.
+CROSS = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+CROSS_UP = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+WIDE = dict(block_out_channels=[320, 640, 1280, 1280], down_block_types=CROSS, up_block_types=CROSS_UP, sample_size=64)
+CLIP_L = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+CLIP_H = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu")
+CLIP_G = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, hidden_act="gelu")
+SD2 = dict(attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True)
+XL = dict(
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    use_linear_projection=True,
+    sample_size=128,
+)
+FAMILIES = {
+    "sd1": (dict(WIDE, attention_head_dim=8, cross_attention_dim=768), CLIP_L, None, 0.18215),
+    "sd2": (dict(WIDE, **SD2), CLIP_H, None, 0.18215),
+    "sdxl": (
+        dict(
+            XL,
+            block_out_channels=[320, 640, 1280],
+            down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            transformer_layers_per_block=[1, 2, 10],
+            attention_head_dim=[5, 10, 20],
+            cross_attention_dim=2048,
+            projection_class_embeddings_input_dim=2816,
+        ),
+        CLIP_L,
+        CLIP_G,
+        0.13025,
+    ),
+    "refiner": (
+        dict(
+            XL,
+            block_out_channels=[384, 768, 1536, 1536],
+            down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            transformer_layers_per_block=4,
+            attention_head_dim=[6, 12, 24, 24],
+            cross_attention_dim=1280,
+            projection_class_embeddings_input_dim=2560,
+        ),
+        None,
+        CLIP_G,
+        0.13025,
+    ),
+    "x4": (
+        dict(
+            in_channels=7,
+            block_out_channels=[256, 512, 512, 1024],
+            down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3,
+            up_block_types=["CrossAttnUpBlock2D"] * 3 + ["UpBlock2D"],
+            attention_head_dim=8,
+            cross_attention_dim=1024,
+            num_class_embeds=1000,
+            only_cross_attention=[True, True, True, False],
+            use_linear_projection=True,
+            sample_size=128,
+        ),
+        CLIP_H,
+        None,
+        0.08333,
+    ),
+}
+
+
+def full_size_keys():
+    """The keys and shapes of full-size single files, and the configurations that they must be read as."""
+    families = {}
+    for name, (unet, clip, second, scaling_factor) in FAMILIES.items():
+        widths = [128, 256, 512] if name == "x4" else [128, 256, 512, 512]
+        vae_config = dict(block_out_channels=widths, layers_per_block=2, latent_channels=4, norm_num_groups=32)
+        network = meta(lambda: UNet2DConditionModel(**{"in_channels": 4, **unet}))
+        autoencoder = meta(
+            lambda: AutoencoderKL(
+                down_block_types=["DownEncoderBlock2D"] * len(widths),
+                up_block_types=["UpDecoderBlock2D"] * len(widths),
+                **vae_config,
+            )
+        )
+        state = ldm_state(network, autoencoder)
+        configs = {"unet": unet, "vae": dict(vae_config, scaling_factor=scaling_factor)}
+        pass_on = lambda tensor: tensor
+        if clip:
+            clip = {"hidden_act": "quick_gelu", "vocab_size": 49408, **clip}
+            text = meta(lambda: CLIPTextModel(CLIPTextConfig(**clip)))
+            configs["text_encoder"] = clip
+            if second:
+                state |= ldm_clip(text, "conditioner.embedders.0.transformer.")
+            elif clip["hidden_act"] == "gelu":
+                state |= open_clip(text, "cond_stage_model.model.", pass_on, last=True)
+            else:
+                state |= ldm_clip(text)
+        if second:
+            second = dict(second, vocab_size=49408, projection_dim=1280)
+            text = meta(lambda: CLIPTextModelWithProjection(CLIPTextConfig(**second)))
+            configs["text_encoder_2"] = second
+            state |= open_clip(text, f"conditioner.embedders.{int(bool(clip))}.model.", pass_on)
+        # Every key but for what it shares with the one before: how many letters, the rest, the shape.
+        lines, before = [], ""
+        for key in sorted(state):
+            shared = next((i for i, (a, b) in enumerate(zip(before, key)) if a != b), min(len(before), len(key)))
+            lines.append(" ".join([str(shared), key[shared:], "x".join(map(str, state[key].shape)) or "-"]))
+            before = key
+        families[name] = {"configs": configs, "keys": lines}
+    (HERE / "checkpoint" / "families.json").write_text(json.dumps(families, indent=0) + "\n")
+
+
+class Evil:
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+class Stranger:
+    pass
+
+
+def odd_files():
+    """Files of torch that are good in an unusual way, and files that must be refused."""
+    folder = HERE / "checkpoint" / "odd"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32]
+    kinds += [torch.int16, torch.int8, torch.uint8, torch.bool]
+    tensors = {str(kind).removeprefix("torch."): torch.tensor([[0, 1, 2], [3, 4, 5]]).to(kind) for kind in kinds}
+    tensors |= {
+        "view": base[1, 1:],
+        "transposed": base.permute(2, 0, 1),
+        "expanded": base[0, 0, :3, None].expand(3, 5),
+        "stepped": base.flatten()[1::5],
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(torch.tensor([1.5, -2.5])),
+    }
+    save("checkpoint/odd/tensors", {name: tensor.detach().clone() for name, tensor in tensors.items()})
+    torch.save(tensors, folder / "tensors.ckpt")
+
+    # As pytorch-lightning leaves one: a module's state with its versions, an optimizer, numpy's numbers.
+    network = torch.nn.Linear(3, 2)
+    network.load_state_dict({"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])})
+    lightning = ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    lightning.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": lightning.__name__})
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]}
+    callbacks = {lightning.ModelCheckpoint: {"best_model_score": np.float32(0.5), "monitor": "val", "seen": {1, 2}}}
+    checkpoint = {
+        "epoch": 1,
+        "global_step": 875000,
+        "pytorch-lightning_version": "1.4.2",
+        "state_dict": network.state_dict(),
+        "callbacks": callbacks,
+        "optimizer_states": [optimizer],
+        "lr_schedulers": [],
+        "huge": 2**80,
+        "bytes": b"\xff\x00",
+        "nothing": None,
+    }
+    package = ModuleType("pytorch_lightning")
+    with patch.dict(sys.modules, {package.__name__: package, lightning.__name__: lightning}):
+        torch.save(checkpoint, folder / "lightning.ckpt")
+
+    weight = {"weight": torch.zeros(2)}
+    for name, evil in [
+        ("system", Evil(os.system, "touch diffuscope-was-here")),
+        ("eval", Evil(eval, "1 + 1")),
+        ("getattr", Evil(getattr, [], "append")),
+        ("class", Stranger()),
+        ("storage", torch.zeros(2, dtype=torch.complex64)),
+    ]:
+        torch.save({**weight, "evil": evil}, folder / f"{name}.ckpt")
+    torch.save(weight, folder / "legacy.ckpt", _use_new_zipfile_serialization=False)
+    (folder / "pickle.ckpt").write_bytes(pickle.dumps({"weight": [1.0, 2.0]}))
+    with tarfile.open(folder / "tar.ckpt", "w") as archive:
+        archive.add(Path(__file__).parent / "requirements.txt", "pickle")
+    with zipfile.ZipFile(folder / "tensors.ckpt") as stored, zipfile.ZipFile(
+        folder / "deflated.ckpt", "w", zipfile.ZIP_DEFLATED
+    ) as deflated:
+        for entry in stored.namelist():
+            deflated.writestr(entry, stored.read(entry))
+    with zipfile.ZipFile(folder / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("a/data.pkl", zipfile.ZipFile(folder / "tensors.ckpt").read("tensors/data.pkl"))
+        bomb.writestr("a/data/0", bytes(10 << 20))
+    with zipfile.ZipFile(folder / "tensors.ckpt") as good, zipfile.ZipFile(folder / "big_endian.ckpt", "w") as big:
+        for entry in good.namelist():
+            big.writestr(entry, b"big" if entry.endswith("byteorder") else good.read(entry))
+
+
+def checkpoints():
+    small_checkpoints()
+    full_size_keys()
+    odd_files()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for part in [schedules, timesteps, samplers, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles, pipelines, families]:
+    parts = [schedules, timesteps, samplers, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
+    for part in [*parts, pipelines, families, checkpoints]:
         print(part.__name__)
         part()

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use diffuscope::pipeline::{Request, StableDiffusion, tiny_folder};
 use diffuscope::plot::{self, Sheet};
+use diffuscope::prediction::Prediction;
 use diffuscope::sampler::{Method, Sampler};
 use diffuscope::trace::Trace;
-use diffuscope::weights::TensorFile;
+use diffuscope::weights::{Checkpoint, Stated, TensorFile};
 use diffuscope::{Error, Result, picture};
 use tch::{Kind, Tensor};
 
@@ -29,9 +30,13 @@ pub struct Generate {
     /// What the picture should not show; one text for all prompts
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     negative: String,
-    /// A model: a folder with a model_index.json, as diffusers saves it [default: the embedded one]
-    #[arg(long, value_name = "FOLDER")]
+    /// A model: a folder with a model_index.json, as diffusers saves it, or one .safetensors or .ckpt file
+    /// [default: the embedded one]
+    #[arg(long, value_name = "FOLDER|FILE")]
     model: Option<PathBuf>,
+    /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
+    #[arg(long, value_name = "TYPE", requires = "model")]
+    prediction: Option<Prediction>,
     /// Such as ddim, euler-a or dpm++2m-karras; a wrong name lists all [default: the one that the model's folder names]
     #[arg(long)]
     sampler: Option<Sampler>,
@@ -146,7 +151,9 @@ pub fn run(args: Generate) -> Result<()> {
     let picked = diffuscope::device::pick(args.device.as_deref())?;
     say(&format!("device: {picked}"));
     let folder = args.model.clone().unwrap_or_else(tiny_folder);
-    let model = StableDiffusion::open(&folder, args.dtype.kind(), picked.device)?;
+    let stated = Stated { prediction: args.prediction, ..Stated::default() };
+    let checkpoint = Checkpoint::open_as(&folder, &stated)?;
+    let model = StableDiffusion::from_checkpoint(&checkpoint, args.dtype.kind(), picked.device)?;
     let mut request = args.request(&model)?;
     for warning in model.warnings(&request)? {
         say(&format!("warning: {warning}"));

@@ -3,6 +3,7 @@
 mod device;
 mod eval;
 mod generate;
+mod inspect;
 mod out;
 mod scenes;
 mod schedule;
@@ -45,6 +46,8 @@ enum Command {
     Train(Box<train::Train>),
     /// Score a model's pictures: do they show what their captions say?
     Eval(Box<eval::Eval>),
+    /// Say what a checkpoint is, and whether all of it is there
+    Inspect(inspect::Inspect),
     /// Say what the networks would run on, and why
     Device(device::Device),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Scenes(args) => scenes::run(args),
         Command::Train(command) => train::run(*command),
         Command::Eval(args) => eval::run(*args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Device(args) => device::run(args),
     }));
     let message = match done {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use tch::Tensor;
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
@@ -56,7 +56,51 @@ enum PadToken {
     Object { content: String },
 }
 
+/// CLIP's byte pairs, in the order in which they are merged; they are the vocabulary too.
+const MERGES: &str = include_str!("../../../data/tokenizer/merges.txt");
+
+/// CLIP's vocabulary: every byte's letter, the same at the end of a word, what the merges make, start and end.
+/// A letter is the byte's own character where that is printable, else one from U+0100 on (GPT-2's way).
+fn clip() -> BpeBuilder {
+    let printable = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let own = (0..=255).filter(printable).map(char::from);
+    let others =
+        (0x100..).filter_map(char::from_u32).take((0..=255).filter(|b| !printable(b)).count());
+    let letters: Vec<String> = own.chain(others).map(String::from).collect();
+    let merges: Vec<(String, String)> = MERGES
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(' '))
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .collect();
+    let tokens =
+        letters.iter().cloned().chain(letters.iter().map(|letter| format!("{letter}</w>")));
+    let tokens = tokens.chain(merges.iter().map(|(a, b)| format!("{a}{b}")));
+    let tokens = tokens.chain([START.to_owned(), END.to_owned()]);
+    let vocabulary: Vocab = tokens.zip(0..).collect();
+    BPE::builder().vocab_and_merges(vocabulary, merges)
+}
+
 impl Tokenizer {
+    /// CLIP's tokenizer, which comes with the library: what all Stable Diffusions have.
+    ///
+    /// `pad` fills the places after the prompt: `<|endoftext|>` in SD 1.x, `!` in SD 2.x.
+    ///
+    /// # Errors
+    /// A `pad` that is no token.
+    ///
+    /// # Examples
+    /// ```
+    /// use diffuscope::models::clip::Tokenizer;
+    /// let ids = Tokenizer::clip("!")?.encode("a cat")?.ids;
+    /// assert_eq!(ids[..5], [49406, 320, 2368, 49407, 0]);
+    /// # Ok::<(), diffuscope::Error>(())
+    /// ```
+    pub fn clip(pad: &str) -> Result<Self> {
+        Self::from_bpe(clip().unk_token(END.into()).end_of_word_suffix("</w>".into()))
+            .and_then(|tokenizer| tokenizer.padded_with(pad))
+    }
+
     /// Builds CLIP's tokenizer from its vocabulary and merges, padding with the end token (SD 1.x).
     ///
     /// # Errors
@@ -64,11 +108,17 @@ impl Tokenizer {
     pub fn new(vocabulary: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
         let text = |p: &Path| p.to_str().map(str::to_owned).ok_or_else(|| said("not a UTF-8 path"));
         let (vocabulary, merges) = (text(vocabulary.as_ref())?, text(merges.as_ref())?);
-        let bpe = BPE::from_file(&vocabulary, &merges)
-            .unk_token(END.into())
-            .end_of_word_suffix("</w>".into())
-            .build()
-            .map_err(|e| said(format!("{vocabulary}, {merges}: {e}")))?;
+        let bpe = BPE::from_file(&vocabulary, &merges);
+        Self::from_bpe(bpe.unk_token(END.into()).end_of_word_suffix("</w>".into())).map_err(|e| {
+            match e {
+                Error::Tokenizer(reason) => said(format!("{vocabulary}, {merges}: {reason}")),
+                other => other,
+            }
+        })
+    }
+
+    fn from_bpe(bpe: BpeBuilder) -> Result<Self> {
+        let bpe = bpe.build().map_err(said)?;
         let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
         let split =
             Split::new(SplitPattern::Regex(words.into()), SplitDelimiterBehavior::Removed, true)
@@ -117,13 +167,18 @@ impl Tokenizer {
             }
             if let Some(pad) = crate::weights::read_config::<Special>(&path)?.pad_token {
                 let (PadToken::Text(pad) | PadToken::Object { content: pad }) = pad;
-                tokenizer.pad = tokenizer.id(&pad)?;
-                // As in transformers: "!" in a prompt of SD 2.x is the padding token itself.
-                tokenizer.inner.add_special_tokens(&[AddedToken::from(pad, true)]);
+                tokenizer = tokenizer.padded_with(&pad)?;
                 break;
             }
         }
         Ok(tokenizer)
+    }
+
+    fn padded_with(mut self, pad: &str) -> Result<Self> {
+        self.pad = self.id(pad)?;
+        // As in transformers: "!" in a prompt of SD 2.x is the padding token itself.
+        self.inner.add_special_tokens(&[AddedToken::from(pad, true)]);
+        Ok(self)
     }
 
     fn from_parts(inner: tokenizers::Tokenizer, pad: &str) -> Result<Self> {

@@ -1,0 +1,357 @@
+//! The keys of single files: CompVis's latent-diffusion names, said in diffusers' names.
+//!
+//! The two name the same tensors. latent-diffusion numbers a U-Net's blocks in one row, where diffusers has levels;
+//! a VAE's way up counts from the picture, where diffusers counts from the latents; OpenCLIP keeps queries, keys
+//! and values in one tensor. How many levels and layers there are is read from the keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::source::Part;
+
+/// What a key of a single file is.
+#[derive(Debug, PartialEq)]
+pub(super) enum Meaning {
+    /// These tensors of the network of this name.
+    Tensors(&'static str, Vec<(String, Part)>),
+    /// Nothing that a network here needs, for this reason.
+    Leftover(&'static str),
+    /// Neither.
+    Unknown,
+}
+
+/// Who writes which keys below a prefix.
+#[derive(Clone, Copy)]
+enum Keys {
+    UNet,
+    Vae,
+    Clip,
+    /// Whether the last layer is left out: SD 2.x takes the penultimate one's state.
+    OpenClip {
+        penultimate: bool,
+    },
+    /// diffusers' own.
+    Same,
+}
+
+const SCOPES: [(&str, &str, Keys); 8] = [
+    ("model.diffusion_model.", "unet", Keys::UNet),
+    ("diffusion_model.", "unet", Keys::UNet),
+    ("first_stage_model.", "vae", Keys::Vae),
+    ("cond_stage_model.transformer.", "text_encoder", Keys::Clip),
+    ("cond_stage_model.model.", "text_encoder", Keys::OpenClip { penultimate: true }),
+    ("conditioner.embedders.0.transformer.", "text_encoder", Keys::Clip),
+    ("conditioner.embedders.0.model.", "text_encoder_2", Keys::OpenClip { penultimate: false }),
+    ("conditioner.embedders.1.model.", "text_encoder_2", Keys::OpenClip { penultimate: false }),
+];
+
+/// A network alone in a file: a key that only it has begins with this.
+const ALONE: [(&str, &str, Keys); 6] = [
+    ("input_blocks.", "unet", Keys::UNet),
+    ("decoder.up.", "vae", Keys::Vae),
+    ("down_blocks.", "unet", Keys::Same),
+    ("decoder.up_blocks.", "vae", Keys::Same),
+    ("text_model.", "text_encoder", Keys::Clip),
+    ("embeddings.token_embedding.", "text_encoder", Keys::Clip),
+];
+
+const EMA: &str = "averaged weights of the training (EMA); the plain ones are used";
+const SCHEDULE: &str = "the training's noise schedule, which the scheduler's configuration gives";
+const LOSS: &str = "the training's loss";
+const HEAD: &str = "CLIP's head for comparing texts with pictures";
+const LAST_LAYER: &str = "the text encoder's last layer: SD 2.x takes the penultimate one's state";
+
+/// Keys beside the networks, by how they begin.
+const LEFTOVERS: [(&str, &str); 21] = [
+    ("model_ema.", EMA),
+    ("betas", SCHEDULE),
+    ("alphas_cumprod", SCHEDULE),
+    ("sqrt_alphas_cumprod", SCHEDULE),
+    ("sqrt_one_minus_alphas_cumprod", SCHEDULE),
+    ("log_one_minus_alphas_cumprod", SCHEDULE),
+    ("sqrt_recip", SCHEDULE),
+    ("posterior_", SCHEDULE),
+    ("logvar", SCHEDULE),
+    ("lvlb_weights", SCHEDULE),
+    ("denoiser.sigmas", SCHEDULE),
+    ("low_scale_model.", SCHEDULE),
+    ("loss.", LOSS),
+    ("first_stage_model.loss.", LOSS),
+    ("depth_model.", "the network that guesses depth; the depth picture is given by the user"),
+    ("cond_stage_model.logit_scale", HEAD),
+    ("cond_stage_model.text_projection", HEAD),
+    ("conditioner.embedders.0.logit_scale", HEAD),
+    ("conditioner.embedders.0.text_projection", HEAD),
+    ("v_pred", "a mark: the model predicts v"),
+    ("ztsnr", "a mark: trained down to no signal at all"),
+];
+
+/// The keys of one file, and how to read each.
+pub(super) struct Dialect {
+    scopes: Vec<(&'static str, &'static str, Keys)>,
+    unet: Blocks,
+    up_levels: usize,
+    /// The last residual block of each OpenCLIP.
+    last_layer: usize,
+}
+
+/// Where each of a U-Net's numbered blocks is: its level, and its place in it.
+#[derive(Default)]
+struct Blocks {
+    inputs: BTreeMap<usize, (usize, usize)>,
+    outputs: BTreeMap<usize, (usize, usize)>,
+    /// The label is a class or an image embedding (SD 2.x), not SDXL's pooled text.
+    classes: bool,
+}
+
+impl Dialect {
+    /// Looks at all keys of a file; `context` is the width of the U-Net's context where that is known.
+    pub fn of<'a>(keys: impl Iterator<Item = &'a str> + Clone, context: Option<i64>) -> Self {
+        let in_scope = |scope: &&(&str, _, _)| keys.clone().any(|key| key.starts_with(scope.0));
+        let mut scopes: Vec<_> = SCOPES.iter().filter(in_scope).copied().collect();
+        if scopes.is_empty() {
+            let alone = ALONE.iter().find(in_scope);
+            scopes.extend(alone.map(|&(_, network, keys)| ("", network, keys)));
+        }
+        let below = |prefix: Option<&'static str>| {
+            let keys = keys.clone();
+            prefix
+                .into_iter()
+                .flat_map(move |p| keys.clone().filter_map(move |k| k.strip_prefix(p)))
+        };
+        let prefix = |wanted: &str| {
+            scopes.iter().find(|(_, network, _)| *network == wanted).map(|&(prefix, _, _)| prefix)
+        };
+        let open_clip = scopes.iter().filter(|(_, _, keys)| matches!(keys, Keys::OpenClip { .. }));
+        let layers = open_clip.flat_map(|&(prefix, _, _)| {
+            below(Some(prefix)).filter_map(|key| index_after(key, "transformer.resblocks."))
+        });
+        Self {
+            last_layer: layers.max().unwrap_or(0),
+            up_levels: below(prefix("vae"))
+                .filter_map(|key| index_after(key, "decoder.up."))
+                .max()
+                .map_or(0, |last| last + 1),
+            unet: Blocks::of(below(prefix("unet")), context == Some(1024)),
+            scopes,
+        }
+    }
+
+    /// Whether any network speaks latent-diffusion's names.
+    pub fn is_ldm(&self) -> bool {
+        self.scopes
+            .iter()
+            .any(|(prefix, _, keys)| !prefix.is_empty() || matches!(keys, Keys::UNet | Keys::Vae))
+    }
+
+    /// What the key says.
+    pub fn read(&self, key: &str) -> Meaning {
+        if let Some(&(_, why)) = LEFTOVERS.iter().find(|(start, _)| key.starts_with(start)) {
+            return Meaning::Leftover(why);
+        }
+        for &(prefix, network, keys) in &self.scopes {
+            let Some(name) = key.strip_prefix(prefix) else { continue };
+            let parts: Vec<&str> = name.split('.').collect();
+            let whole = |name: Option<String>| name.map(|name| vec![(name, Part::Whole)]);
+            let tensors = match keys {
+                Keys::UNet => whole(self.unet.name(&parts)),
+                Keys::Vae => whole(vae(&parts, self.up_levels)),
+                Keys::Same => None,
+                Keys::Clip if matches!(parts[..], ["logit_scale"] | ["text_projection", ..]) => {
+                    return Meaning::Leftover(HEAD);
+                }
+                Keys::Clip => None,
+                Keys::OpenClip { penultimate } => {
+                    let last = self.last_layer.to_string();
+                    match parts[..] {
+                        ["transformer", "resblocks", layer, ..] if penultimate && layer == last => {
+                            return Meaning::Leftover(LAST_LAYER);
+                        }
+                        ["logit_scale"] | ["attn_mask"] => return Meaning::Leftover(HEAD),
+                        ["text_projection"] if penultimate => return Meaning::Leftover(HEAD),
+                        _ => open_clip(&parts),
+                    }
+                }
+            };
+            // A key that is not understood keeps its name: the network will say that it is none of its own.
+            let tensors = tensors.unwrap_or_else(|| vec![(name.to_owned(), Part::Whole)]);
+            return Meaning::Tensors(network, tensors);
+        }
+        Meaning::Unknown
+    }
+}
+
+/// The number that follows `start`; no network has a thousand of anything.
+fn index_after(key: &str, start: &str) -> Option<usize> {
+    index(key.strip_prefix(start)?.split('.').next()?)
+}
+
+fn index(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|&n| n < 1000)
+}
+
+impl Blocks {
+    fn of<'a>(keys: impl Iterator<Item = &'a str>, classes: bool) -> Self {
+        let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+        let (mut ends_down, mut ends_up) = (BTreeSet::new(), BTreeSet::new());
+        for key in keys {
+            let parts: Vec<&str> = key.split('.').collect();
+            match parts[..] {
+                ["input_blocks", i, part, what, ..] => {
+                    let Some(i) = index(i).filter(|&i| i > 0) else { continue };
+                    inputs.entry(i).or_insert((0, 0));
+                    if (part, what) == ("0", "op") {
+                        ends_down.insert(i);
+                    }
+                }
+                ["output_blocks", i, _, what, ..] => {
+                    let Some(i) = index(i) else { continue };
+                    outputs.entry(i).or_insert((0, 0));
+                    if what == "conv" {
+                        ends_up.insert(i);
+                    }
+                }
+                _ => {}
+            }
+        }
+        // A level ends with its downsampling block on the way down, and with its upsampling on the way up.
+        for (places, ends) in [(&mut inputs, ends_down), (&mut outputs, ends_up)] {
+            let (mut level, mut j) = (0, 0);
+            for (i, place) in places {
+                *place = (level, j);
+                (level, j) = if ends.contains(i) { (level + 1, 0) } else { (level, j + 1) };
+            }
+        }
+        Self { inputs, outputs, classes }
+    }
+
+    fn name(&self, parts: &[&str]) -> Option<String> {
+        let place = |places: &BTreeMap<_, _>, i: &str| places.get(&index(i)?).copied();
+        let label = if self.classes { "class_embedding" } else { "add_embedding" };
+        Some(match parts {
+            ["time_embed", "0", end] => format!("time_embedding.linear_1.{end}"),
+            ["time_embed", "2", end] => format!("time_embedding.linear_2.{end}"),
+            ["time_embed", "cond_proj", end] => format!("time_embedding.cond_proj.{end}"),
+            ["label_emb", "0", "0", end] => format!("{label}.linear_1.{end}"),
+            ["label_emb", "0", "2", end] => format!("{label}.linear_2.{end}"),
+            ["label_emb", end] => format!("class_embedding.{end}"),
+            ["input_blocks", "0", "0", end] => format!("conv_in.{end}"),
+            ["out", "0", end] => format!("conv_norm_out.{end}"),
+            ["out", "2", end] => format!("conv_out.{end}"),
+            ["middle_block", "0", inner @ ..] => format!("mid_block.resnets.0.{}", resnet(inner)?),
+            ["middle_block", "1", inner @ ..] => {
+                format!("mid_block.attentions.0.{}", inner.join("."))
+            }
+            ["middle_block", "2", inner @ ..] => format!("mid_block.resnets.1.{}", resnet(inner)?),
+            ["input_blocks", i, "0", "op", end] => {
+                let (level, _) = place(&self.inputs, i)?;
+                format!("down_blocks.{level}.downsamplers.0.conv.{end}")
+            }
+            ["input_blocks", i, "0", inner @ ..] => {
+                let (level, j) = place(&self.inputs, i)?;
+                format!("down_blocks.{level}.resnets.{j}.{}", resnet(inner)?)
+            }
+            ["input_blocks", i, "1", inner @ ..] => {
+                let (level, j) = place(&self.inputs, i)?;
+                format!("down_blocks.{level}.attentions.{j}.{}", inner.join("."))
+            }
+            ["output_blocks", i, "1" | "2", "conv", end] => {
+                let (level, _) = place(&self.outputs, i)?;
+                format!("up_blocks.{level}.upsamplers.0.conv.{end}")
+            }
+            ["output_blocks", i, "0", inner @ ..] => {
+                let (level, j) = place(&self.outputs, i)?;
+                format!("up_blocks.{level}.resnets.{j}.{}", resnet(inner)?)
+            }
+            ["output_blocks", i, "1", inner @ ..] => {
+                let (level, j) = place(&self.outputs, i)?;
+                format!("up_blocks.{level}.attentions.{j}.{}", inner.join("."))
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A U-Net's residual block.
+fn resnet(parts: &[&str]) -> Option<String> {
+    Some(match parts {
+        ["in_layers", "0", end] => format!("norm1.{end}"),
+        ["in_layers", "2", end] => format!("conv1.{end}"),
+        ["emb_layers", "1", end] => format!("time_emb_proj.{end}"),
+        ["out_layers", "0", end] => format!("norm2.{end}"),
+        ["out_layers", "3", end] => format!("conv2.{end}"),
+        ["skip_connection", end] => format!("conv_shortcut.{end}"),
+        _ => return None,
+    })
+}
+
+fn vae(parts: &[&str], up_levels: usize) -> Option<String> {
+    let layer = |name: &str| match name {
+        "nin_shortcut" => "conv_shortcut".to_owned(),
+        other => other.to_owned(),
+    };
+    let up = |i: &str| up_levels.checked_sub(1 + index(i)?);
+    Some(match parts {
+        ["encoder", "down", i, "block", j, name, end] => {
+            format!("encoder.down_blocks.{i}.resnets.{j}.{}.{end}", layer(name))
+        }
+        ["encoder", "down", i, "downsample", "conv", end] => {
+            format!("encoder.down_blocks.{i}.downsamplers.0.conv.{end}")
+        }
+        ["decoder", "up", i, "block", j, name, end] => {
+            format!("decoder.up_blocks.{}.resnets.{j}.{}.{end}", up(i)?, layer(name))
+        }
+        ["decoder", "up", i, "upsample", "conv", end] => {
+            format!("decoder.up_blocks.{}.upsamplers.0.conv.{end}", up(i)?)
+        }
+        [side, "mid", "block_1", name, end] => {
+            format!("{side}.mid_block.resnets.0.{}.{end}", layer(name))
+        }
+        [side, "mid", "block_2", name, end] => {
+            format!("{side}.mid_block.resnets.1.{}.{end}", layer(name))
+        }
+        [side, "mid", "attn_1", name, end] => {
+            let name = match *name {
+                "norm" => "group_norm",
+                "q" => "to_q",
+                "k" => "to_k",
+                "v" => "to_v",
+                "proj_out" => "to_out.0",
+                _ => return None,
+            };
+            format!("{side}.mid_block.attentions.0.{name}.{end}")
+        }
+        [side, "norm_out", end] => format!("{side}.conv_norm_out.{end}"),
+        _ => return None,
+    })
+}
+
+fn open_clip(parts: &[&str]) -> Option<Vec<(String, Part)>> {
+    let one = |name: String| Some(vec![(name, Part::Whole)]);
+    match parts {
+        ["positional_embedding"] => {
+            one("text_model.embeddings.position_embedding.weight".to_owned())
+        }
+        ["token_embedding", end] => one(format!("text_model.embeddings.token_embedding.{end}")),
+        ["ln_final", end] => one(format!("text_model.final_layer_norm.{end}")),
+        ["text_projection"] => Some(vec![("text_projection.weight".into(), Part::Transposed)]),
+        ["transformer", "resblocks", layer, inner @ ..] => {
+            let layer = format!("text_model.encoder.layers.{}", index(layer)?);
+            let name = match inner {
+                ["ln_1", end] => format!("layer_norm1.{end}"),
+                ["ln_2", end] => format!("layer_norm2.{end}"),
+                ["mlp", "c_fc", end] => format!("mlp.fc1.{end}"),
+                ["mlp", "c_proj", end] => format!("mlp.fc2.{end}"),
+                ["attn", "out_proj", end] => format!("self_attn.out_proj.{end}"),
+                ["attn", fused] => {
+                    let end = fused.strip_prefix("in_proj_")?;
+                    let third =
+                        |(i, name)| (format!("{layer}.self_attn.{name}.{end}"), Part::Third(i));
+                    return Some([(0, "q_proj"), (1, "k_proj"), (2, "v_proj")].map(third).into());
+                }
+                _ => return None,
+            };
+            one(format!("{layer}.{name}"))
+        }
+        _ => None,
+    }
+}
