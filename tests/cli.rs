@@ -81,6 +81,9 @@ fn arguments_that_cannot_be_are_refused() {
     for (args, said) in [
         (&["--sampler", "dpm"][..], "dpm++2m, dpm++3m"),
         (&["--steps", "0"], "steps: expected 1 to"),
+        (&["--guidance-rescale", "1.5"], "guidance_rescale: expected 0 to 1"),
+        (&["--guidance-interval", "0.8,0.2"], "guidance interval: expected 0 to 1, upwards"),
+        (&["--guidance-interval", "0.8"], "two numbers: FROM,TO"),
         (&["--steps", "2000"], "got 2000"),
         (&["--steps", "nan"], "--steps"),
         (&["--width", "nan"], "--width"),

@@ -38,7 +38,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -325,6 +327,21 @@ def tokenizer():
     ids = lambda t, text: t(text, padding="max_length", max_length=77, truncation=True).input_ids
     cases = [{"prompt": p, "pad_end": ids(end, p), "pad_zero": ids(zero, p)} for p in PROMPTS]
     (HERE / "tokenizer.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
+
+
+# PHI and SCALE/ETA/THRESHOLD/MOMENTUM in the names: guidance beyond the plain rule, two steps of the projected one.
+def guidance():
+    shape, tensors = (2, 4, 5, 3), {}
+    uncond, cond = [[normal(shape, seed, torch.float64) for seed in pair] for pair in [(1, 2), (3, 4)]]
+    tensors["uncond"], tensors["cond"] = torch.stack(uncond), torch.stack(cond)
+    for phi in [0.0, 0.3, 0.7, 1.0]:
+        tensors[f"rescale/{phi}"] = rescale_noise_cfg(7.5 * cond[0] - 6.5 * uncond[0], cond[0], phi)
+    for scale, eta, threshold, momentum in [(7.5, 0.0, 15.0, -0.5), (3.0, 1.0, 2.5, 0.0), (12.0, 0.4, 4.0, 0.3)]:
+        buffer = MomentumBuffer(momentum)
+        # The paper counts the scale from the conditional prediction on, and so does this formulation.
+        both = [normalized_guidance(c, u, scale - 1, buffer, eta, threshold, True) for u, c in zip(uncond, cond)]
+        tensors[f"projected/{scale}/{eta}/{threshold}/{momentum}"] = torch.stack(both)
+    save("guidance", tensors)
 
 
 # SEED/INDEX: draws of one generator after each other. Below 16 numbers torch draws another way.
@@ -1317,7 +1334,7 @@ def checkpoints():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = [schedules, timesteps, samplers, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
+    parts = [schedules, timesteps, samplers, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
     for part in [*parts, pipelines, families, checkpoints]:
         print(part.__name__)
         part()

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::pipeline::{Request, StableDiffusion, tiny_folder};
 use diffuscope::plot::{self, Sheet};
 use diffuscope::prediction::Prediction;
@@ -53,6 +54,18 @@ pub struct Generate {
         allow_hyphen_values = true
     )]
     guidance: Vec<f64>,
+    /// Bring guided predictions back to the conditional ones' spread: 0 not, 1 all the way; 0.7 is usual
+    #[arg(long, value_name = "PHI", default_value_t = 0., allow_negative_numbers = true)]
+    guidance_rescale: f64,
+    /// The part of the steps that is guided, such as 0.2,0.8; the others follow the conditional prediction
+    #[arg(long, value_name = "FROM,TO", value_delimiter = ',', num_args = 1)]
+    guidance_interval: Vec<f64>,
+    /// Adaptive projected guidance: without what only saturates colours
+    #[arg(long)]
+    projected: bool,
+    /// Read weights, (word:1.3) and [word], and changes over the steps, [cat:dog:0.4], in the prompts
+    #[arg(long)]
+    weighted: bool,
     /// Fresh noise in every step of ddim: 0 none, 1 as much as ddpm
     #[arg(long, value_name = "E", default_value_t = 0., allow_negative_numbers = true)]
     eta: f64,
@@ -100,12 +113,13 @@ Examples:
   diffuscope generate \"a red apple on the grass, flat\"
   diffuscope generate \"a cat at night, 3d\" --count 8 --seed 10 --out cats.png
   diffuscope generate \"a rocket at sunset, cartoon\" --guidance 0,1,3,7,15 --out guidance.png
+  diffuscope generate \"a (red:1.4) [apple:pizza:0.5]\" --weighted --sampler dpm++2m-karras --steps 15
   diffuscope generate \"a blue fish on the sea, 3d\" --init photo.jpg --strength 0.6
   diffuscope generate \"a castle\" --model ~/stable-diffusion-v1-5 --guidance 7.5 --out castle.png
 
 A PNG carries what it was made with, as text: prompt, negative_prompt, seed, guidance_scale, sampler,
 num_inference_steps, eta, width, height, dtype, model, Software and, where they were given, init,
-strength, initial_latents. A sheet has the lists prompts, seeds and guidance_scales. A prompt that is
+strength, initial_latents, guidance_rescale, guidance_interval, projected, weighted. A sheet has the lists prompts, seeds and guidance_scales. A prompt that is
 longer than 75 tokens is cut, with a warning; another one names words that the model was never taught.";
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -168,6 +182,7 @@ pub fn run(args: Generate) -> Result<()> {
     let mut trace = None;
     for &scale in &args.guidance {
         request.guidance_scale = scale;
+        request.guidance = args.rule(scale)?;
         bar.set_message(format!("guidance {scale}"));
         let mut records = Vec::new();
         let generation = model.generate_with(&request, |step| {
@@ -242,6 +257,7 @@ impl Generate {
             let expected = "0 (deterministic) to 1 (as ddpm)";
             return Err(Error::argument("--eta", expected, self.eta, ""));
         }
+        self.rule(self.guidance[0])?;
         match self.strength {
             Some(strength) if !(0. ..=1.).contains(&strength) => {
                 let expected = "0 (the picture as it is) to 1 (nothing of it)";
@@ -249,6 +265,31 @@ impl Generate {
             }
             _ => Ok(()),
         }
+    }
+
+    /// How two predictions become one at this scale, where that is not the plain rule.
+    fn rule(&self, scale: f64) -> Result<Option<Guidance>> {
+        let interval = match self.guidance_interval[..] {
+            [] => None,
+            [from, to] => Some((from, to)),
+            _ => {
+                let got = self.guidance_interval.len();
+                return Err(Error::argument(
+                    "--guidance-interval",
+                    "two numbers: FROM,TO",
+                    got,
+                    "",
+                ));
+            }
+        };
+        let guidance = Guidance {
+            interval,
+            rescale: self.guidance_rescale,
+            projection: self.projected.then(Projection::default),
+            ..scale.into()
+        };
+        guidance.check(self.steps)?;
+        Ok((guidance != scale.into()).then_some(guidance))
     }
 
     /// The request, each prompt once.
@@ -279,6 +320,7 @@ impl Generate {
             sampler: Some(sampler),
             num_inference_steps: self.steps,
             guidance_scale: self.guidance[0],
+            weighted_prompts: self.weighted,
             seed: self.seed,
             width: self.width,
             height: self.height,
@@ -302,6 +344,15 @@ impl Generate {
         ];
         for (key, path) in [("init", &self.init), ("initial_latents", &self.initial_latents)] {
             texts.extend(path.iter().map(|path| (key, path.display().to_string())));
+        }
+        if self.guidance_rescale != 0. {
+            texts.push(("guidance_rescale", self.guidance_rescale.to_string()));
+        }
+        if let [from, to] = self.guidance_interval[..] {
+            texts.push(("guidance_interval", format!("{from}, {to}")));
+        }
+        for (key, on) in [("projected", self.projected), ("weighted", self.weighted)] {
+            texts.extend(on.then(|| (key, "true".to_owned())));
         }
         texts.extend(self.strength.iter().map(|strength| ("strength", strength.to_string())));
         texts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
