@@ -339,7 +339,7 @@ fn folders_open_however_their_weights_are_stored() -> Result<()> {
     let from = golden::path("pipeline/sd1");
     let unet = from.join("unet/diffusion_pytorch_model.safetensors");
     let all = tensors(&unet);
-    let half: Vec<(String, Vec<i64>, &str, Vec<u8>, usize)> = all
+    let half: Vec<torch::Saved> = all
         .iter()
         .map(|(name, tensor)| {
             let mut bytes = vec![0; 2 * tensor.numel()];

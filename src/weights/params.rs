@@ -259,19 +259,42 @@ impl Store {
         shape: &[i64],
     ) -> std::result::Result<Tensor, String> {
         let said = |e: Error| format!("{name}: {e}");
-        let tensor = weights.tensor(name).map_err(said)?;
-        let tensor = tensor
-            .f_to_kind(self.kind)
-            .and_then(|t| t.f_to_device(self.device))
-            .and_then(|t| t.f_view(shape))
-            .map(|t| channels_last(&t))
-            .map_err(|e| said(e.into()))?;
-        let finite = tensor.f_isfinite().and_then(|t| t.f_all()).map_err(|e| said(e.into()))?;
-        if finite.int64_value(&[]) == 0 {
+        // From the file's pages to where it stays, with nothing in between.
+        let tensor = weights
+            .with(name, |view| {
+                let mut tensor = empty(shape, self.kind, self.device)?;
+                tensor.f_copy_(&view.f_reshape(shape)?)?;
+                Ok(tensor)
+            })
+            .map_err(said)?;
+        if !is_finite(&tensor).map_err(|e| said(e.into()))? {
             return Err(format!("{name} holds values that are not finite in {:?}", self.kind));
         }
         Ok(tensor)
     }
+}
+
+/// A tensor with nothing in it, in the order of [`channels_last`].
+fn empty(shape: &[i64], kind: Kind, device: Device) -> std::result::Result<Tensor, tch::TchError> {
+    match *shape {
+        [outputs, inputs, height, width] => {
+            Tensor::f_empty([outputs, height, width, inputs], (kind, device))?
+                .f_permute([0, 3, 1, 2])
+        }
+        _ => Tensor::f_empty(shape, (kind, device)),
+    }
+}
+
+/// Without the copy that `isfinite` makes: the smallest and the largest are NaN where any number is.
+fn is_finite(tensor: &Tensor) -> std::result::Result<bool, tch::TchError> {
+    if tensor.numel() == 0 {
+        return Ok(true);
+    }
+    // In the order in which it lies in memory: libtorch would copy it into that.
+    let in_order =
+        if tensor.dim() == 4 { tensor.f_permute([0, 2, 3, 1])? } else { tensor.shallow_clone() };
+    let (low, high) = in_order.f_aminmax(None::<i64>, false)?;
+    Ok(low.double_value(&[]).is_finite() && high.double_value(&[]).is_finite())
 }
 
 fn fresh(

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::TensorFile;
 use crate::{Error, Result};
@@ -136,22 +136,33 @@ impl Weights {
         file.kind(&source.key)
     }
 
+    /// Calls `read` with a tensor as it lies in its file, not copied: `read` must not keep it.
+    pub(super) fn with<T>(&self, name: &str, read: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
+        let (file, source) = self
+            .get(name)
+            .ok_or_else(|| Error::weights(self.path(), format!("holds no tensor {name:?}")))?;
+        let rows = self.shape(name).and_then(|shape| shape.first().copied());
+        file.with(&source.key, |tensor| {
+            let size = tensor.size();
+            match (source.part, rows) {
+                (Part::Third(i), Some(rows)) if size.first() == Some(&(3 * rows)) => {
+                    read(&tensor.f_narrow(0, i * rows, rows)?)
+                }
+                (Part::Transposed, _) if size.len() == 2 => read(&tensor.f_transpose(0, 1)?),
+                _ => read(tensor),
+            }
+        })
+    }
+
     /// Copies a tensor out of its file, in the dtype that it has there.
     ///
     /// # Errors
     /// A name that no tensor has.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let (file, source) = self
-            .get(name)
-            .ok_or_else(|| Error::weights(self.path(), format!("holds no tensor {name:?}")))?;
-        let tensor = file.tensor(&source.key)?;
-        let (size, rows) = (tensor.size(), self.shape(name).and_then(|s| s.first().copied()));
-        Ok(match (source.part, rows) {
-            (Part::Third(i), Some(rows)) if size.first() == Some(&(3 * rows)) => {
-                tensor.f_narrow(0, i * rows, rows)?.copy()
-            }
-            (Part::Transposed, _) if size.len() == 2 => tensor.f_transpose(0, 1)?.f_contiguous()?,
-            _ => tensor,
+        self.with(name, |view| {
+            let mut tensor = Tensor::f_empty(view.size(), (view.kind(), Device::Cpu))?;
+            tensor.f_copy_(view)?;
+            Ok(tensor)
         })
     }
 }

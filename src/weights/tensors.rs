@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, View};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::archive;
 use crate::{Error, Result};
@@ -168,30 +168,44 @@ impl TensorFile {
     /// # Errors
     /// A name that is not in the file.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.with(name, |view| {
+            let mut tensor = Tensor::f_empty(view.size(), (view.kind(), Device::Cpu))?;
+            tensor.f_copy_(view)?;
+            Ok(tensor)
+        })
+    }
+
+    /// Calls `read` with the tensor `name` as it lies in the file, not copied: `read` must not keep it.
+    pub(super) fn with<T>(&self, name: &str, read: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
         let entry = self
             .index
             .get(name)
             .ok_or_else(|| Error::weights(&self.path, format!("holds no tensor {name:?}")))?;
         let bytes = self.bytes(&entry.range);
-        // libtorch copies as much as the shape says.
-        if entry.strides.is_none() && bytes.len() != entry.numel() * entry.kind.elt_size_in_bytes()
-        {
-            return Err(Error::weights(
-                &self.path,
-                format!("{name}: its shape does not fit its bytes"),
-            ));
+        let size = entry.kind.elt_size_in_bytes();
+        // libtorch reads as much as the shape says.
+        if entry.strides.is_none() && bytes.len() != entry.numel() * size {
+            let message = format!("{name}: its shape does not fit its bytes");
+            return Err(Error::weights(&self.path, message));
         }
-        let tensor = match &entry.strides {
-            None => Tensor::f_from_data_size(bytes, &entry.shape, entry.kind)?,
-            Some(strides) => {
-                let held = (bytes.len() / entry.kind.elt_size_in_bytes()) as i64;
-                Tensor::f_from_data_size(bytes, &[held], entry.kind)?
-                    .f_as_strided(&entry.shape, strides, 0)?
-                    .f_contiguous()?
+        let strides = entry.strides.as_deref().unwrap_or_default();
+        let tensor = if bytes.as_ptr().align_offset(size) == 0 && !bytes.is_empty() {
+            // SAFETY: the shape and the strides stay within the bytes, which the map keeps during the call.
+            unsafe {
+                Tensor::f_from_blob(bytes.as_ptr(), &entry.shape, strides, entry.kind, Device::Cpu)?
+            }
+        } else {
+            let held = [(bytes.len() / size) as i64];
+            let copy = Tensor::f_from_data_size(bytes, &held, entry.kind)?;
+            match &entry.strides {
+                Some(strides) => copy.f_as_strided(&entry.shape, strides, 0)?,
+                None => copy.f_view(&entry.shape[..])?,
             }
         };
+        let done = read(&tensor);
+        drop(tensor);
         self.release(&entry.range);
-        Ok(tensor)
+        done
     }
 }
 
@@ -264,7 +278,7 @@ fn bytes_of(name: &str, tensor: &Tensor) -> Result<Bytes> {
         Kind::Double => Dtype::F64,
         kind => return Err(Error::argument(name, "a real dtype", format!("{kind:?}"), "")),
     };
-    let tensor = tensor.detach().f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+    let tensor = tensor.detach().f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut data = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut data, tensor.numel())?;
     let shape = tensor.size().iter().map(|&n| n as usize).collect();
@@ -336,7 +350,7 @@ mod tests {
     fn what_was_written_is_read_back_and_damage_is_noticed() -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
-        let a = Tensor::arange(6, (Kind::Float, tch::Device::Cpu)).view([2, 3]);
+        let a = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
         let b = Tensor::from_slice(&[1i64, -2]);
         let tensors = [("a".to_owned(), a.shallow_clone()), ("b".to_owned(), b.shallow_clone())];
         write_tensors(&path, &tensors, &[("k".into(), "v".into())])?;

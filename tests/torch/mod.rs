@@ -128,8 +128,11 @@ impl Pickle {
     }
 }
 
-/// The file that `torch.save` makes of a dict of tensors, given as bytes in the dtype of `class`.
-pub fn save(tensors: &[(String, Vec<i64>, &str, Vec<u8>, usize)]) -> Vec<u8> {
+/// A tensor: its name, shape, storage class, bytes, and the bytes of one number.
+pub type Saved = (String, Vec<i64>, &'static str, Vec<u8>, usize);
+
+/// The file that `torch.save` makes of a dict of tensors.
+pub fn save(tensors: &[Saved]) -> Vec<u8> {
     let mut pickle = Pickle(vec![0x80, 2]).op(b'}').op(b'(');
     let keys: Vec<String> = (0..tensors.len()).map(|i| i.to_string()).collect();
     for ((name, shape, class, bytes, size), key) in tensors.iter().zip(&keys) {
