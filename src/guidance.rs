@@ -94,7 +94,7 @@ pub fn guide_projected(
 ) -> Result<(Tensor, Tensor)> {
     same_shape("cond", cond, uncond)?;
     finite(guidance_scale)?;
-    if !(projection.norm_threshold > 0.) {
+    if projection.norm_threshold.is_nan() || projection.norm_threshold <= 0. {
         let got = projection.norm_threshold;
         return Err(Error::argument("norm_threshold", "above 0; infinite for none", got, ""));
     }

@@ -250,7 +250,7 @@ pub fn dpm_solver_singlestep_coefficients(
 /// number of steps is met.
 fn singlestep_orders(solver: DpmSolver, steps: usize, ends_on_picture: bool) -> Vec<usize> {
     let order = solver.order;
-    let lower = solver.lower_order_final || steps % order != 0 || ends_on_picture;
+    let lower = solver.lower_order_final || !steps.is_multiple_of(order) || ends_on_picture;
     let whole = |count: usize| (0..count).flat_map(|_| 1..=order);
     let mut orders: Vec<usize> = match (lower, order, steps % order) {
         (true, 3, 0) => whole((steps / 3).saturating_sub(1)).chain([1, 2, 1]).collect(),
