@@ -413,6 +413,8 @@ mod tests {
             assert_eq!(part.init_noise_sigma, whole.init_noise_sigma, "{name}");
             assert!(Plan::starting_at(sampler, &s, 12, &Settings::default(), 12)?.steps.is_empty());
             assert!(Plan::starting_at(sampler, &s, 12, &Settings::default(), 13).is_err());
+            assert!(Plan::new(sampler, &s, 0, &Settings::default()).is_err(), "{name}");
+            assert!(Plan::new(sampler, &s, 1001, &Settings::default()).is_err(), "{name}");
         }
         Ok(())
     }

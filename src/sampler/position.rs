@@ -280,7 +280,7 @@ pub(super) fn in_lambda(
         (None, Spacing::Trailing) => timesteps(s, n, Spacing::Trailing, 0)?,
         (None, spacing) => {
             let offset = if spacing == Spacing::Leading { settings.steps_offset } else { 0 };
-            if n >= total {
+            if n == 0 || n >= total {
                 let todo = "this sampler leaves out the cleanest timestep";
                 return Err(Error::argument("steps", format!("1 to {}", total - 1), n, todo));
             }
