@@ -118,6 +118,14 @@ pub fn read(path: impl AsRef<Path>, width: u32, height: u32) -> Result<Tensor> {
         .to_tensor()
 }
 
+/// Width and height of a PNG or JPEG file in pixels, turned as [`read`] turns it.
+///
+/// # Errors
+/// As [`read`].
+pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32)> {
+    Ok(open(path.as_ref())?.dimensions())
+}
+
 /// Reads the metadata of a PNG file: what [`write_png`] was given as `text`.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ mod prepared;
 mod request;
 mod text;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +31,7 @@ use crate::models::vae::{Tiling, Vae, VaeConfig};
 use crate::sampler::{Plan, SamplingStep, SchedulerConfig};
 use crate::schedule::Schedule;
 use crate::trace::Trace;
-use crate::weights::Checkpoint;
+use crate::weights::{self, Checkpoint, Lora, Params};
 use crate::{Error, Result};
 
 pub use invert::ddim_inverse_step;
@@ -94,6 +95,9 @@ pub struct StableDiffusion {
     pub device: Device,
     /// What was assumed when the checkpoint was opened, in words for a person.
     pub notes: Vec<String>,
+    /// The networks' tensors by name, and those of them that low-rank changes were added to.
+    params: BTreeMap<String, Params>,
+    changed: BTreeSet<(&'static str, String)>,
 }
 
 impl StableDiffusion {
@@ -126,18 +130,30 @@ impl StableDiffusion {
             let message = format!("cannot draw pictures: it is {}", checkpoint.family);
             Error::weights(&checkpoint.path, message)
         })?;
-        let text = |name| checkpoint.build(name, kind, device, TextEncoder::new);
+        let mut params = BTreeMap::new();
+        let mut text = |name| {
+            checkpoint.build(name, kind, device, |p, config| {
+                params.insert(String::from(name), p.clone());
+                TextEncoder::new(p, config)
+            })
+        };
         let second = checkpoint.networks.contains_key("text_encoder_2");
+        let text_encoder = text("text_encoder")?;
+        let text_encoder_2 = second.then(|| text("text_encoder_2")).transpose()?;
+        let unet = checkpoint.build("unet", kind, device, |p, config| {
+            params.insert("unet".into(), p.clone());
+            UNet::new(p, config)
+        })?;
         let vae_kind = checkpoint.config::<VaeConfig>("vae")?.kind(kind);
         let model = Self {
             tokenizer: checkpoint.tokenizer("tokenizer")?,
-            text_encoder: text("text_encoder")?,
+            text_encoder,
             tokenizer_2: (second && checkpoint.has_tokenizer("tokenizer_2"))
                 .then(|| checkpoint.tokenizer("tokenizer_2"))
                 .transpose()?,
-            text_encoder_2: second.then(|| text("text_encoder_2")).transpose()?,
+            text_encoder_2,
             zeros_for_empty_prompt: force_zeros_for_empty_prompt.unwrap_or(false),
-            unet: checkpoint.build("unet", kind, device, UNet::new)?,
+            unet,
             vae: checkpoint.build("vae", vae_kind, device, Vae::new)?,
             schedule: scheduler.schedule()?,
             scheduler,
@@ -146,6 +162,8 @@ impl StableDiffusion {
             tiling: None,
             device,
             notes: checkpoint.notes(),
+            params,
+            changed: BTreeSet::new(),
         };
         model.check(&checkpoint.path)?;
         Ok(model)
@@ -157,6 +175,31 @@ impl StableDiffusion {
     /// As [`StableDiffusion::open`].
     pub fn tiny() -> Result<Self> {
         Self::open(tiny_folder(), Kind::Float, crate::device::pick(None)?.device)
+    }
+
+    /// Adds low-rank changes to the networks' weights, each with its strength: 1 as it was trained, 0 nothing.
+    /// Those of an earlier call are taken out: an empty list leaves the checkpoint's own weights, bit for bit,
+    /// because every changed tensor is read from its file again.
+    ///
+    /// ```no_run
+    /// # use diffuscope::{pipeline::StableDiffusion, weights::Lora};
+    /// # let mut model = StableDiffusion::tiny()?;
+    /// model.set_loras(&[(Lora::open("watercolour.safetensors")?, 0.8)])?;
+    /// model.set_loras(&[])?;
+    /// # Ok::<(), diffuscope::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A strength that is not finite; changes made for another model, or that leave numbers that are not finite.
+    /// The model then has the checkpoint's own weights, or still those of before.
+    pub fn set_loras(&mut self, loras: &[(Lora, f64)]) -> Result<()> {
+        weights::merge(&self.params, &mut self.changed, loras)
+    }
+
+    /// The tensors of `unet`, `text_encoder` or `text_encoder_2`, by name: the memory that the network computes
+    /// with. Empty for any other name.
+    pub fn tensors(&self, network: &str) -> Vec<(String, Tensor)> {
+        self.params.get(network).map(Params::variables).unwrap_or_default()
     }
 
     fn check(&self, folder: &Path) -> Result<()> {

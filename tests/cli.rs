@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use diffuscope::picture::{read, read_png_text};
+use diffuscope::picture::{read, read_png_text, write_png};
 use diffuscope::pipeline::tiny_folder;
 use diffuscope::trace::Trace;
 use diffuscope::weights::{TensorFile, write_tensors};
@@ -103,6 +103,17 @@ fn arguments_that_cannot_be_are_refused() {
         (&["--init", "no.png", "--strength", "0.5"], "no.png"),
         (&["--init", "none.png", "--strength", "0.5"], "none.png"),
         (&["--initial-latents", "no.png"], "safetensors"),
+        (&["--mask", "no.png"], "--init"),
+        (&["--depth", "none.png"], "none.png"),
+        (&["--small", "none.png"], "none.png"),
+        (&["--small", "none.png", "--width", "64"], "--width"),
+        (&["--noise-level", "3"], "--small"),
+        (&["--variation", "3"], "--variation: expected a seed and a number"),
+        (&["--variation", "3,1.5"], "--variation: expected a seed and a number"),
+        (&["--clip-skip", "9"], "skip"),
+        (&["--tile", "15"], "--tile: expected a multiple of"),
+        (&["--lora", "none.safetensors:0.5"], "none.safetensors"),
+        (&["--lora", ":1"], "FILE or FILE:STRENGTH"),
         (&["--device", "abacus"], "abacus"),
         (&["--model", "."], "model_index.json"),
         (&["--out", "none/a.png"], "none/a.png"),
@@ -318,4 +329,87 @@ fn a_checkpoint_is_inspected_without_opening_it() {
     assert!(ran.err.contains("v_prediction was assumed"), "{}", ran.err);
     let ran = works(folder.path(), &[&draw[..], &small, &["--prediction", "v"]].concat());
     assert!(!ran.err.contains("assumed"), "{}", ran.err);
+}
+
+/// White where the picture is drawn anew; a LoRA at strength 0 changes nothing, at 1 all.
+#[test]
+fn tasks_and_low_rank_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = |name: &str, args: &[&str]| {
+        let out = format!("{name}.png");
+        let all = ["generate", "a red apple on the grass, flat", "--steps", "4", "--out", &out];
+        let ran = works(folder.path(), &[&all[..], args].concat());
+        let path = folder.path().join(&out);
+        (read(&path, 64, 64).unwrap(), read_png_text(&path).unwrap(), ran.err)
+    };
+    let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+    let (plain, ..) = made("plain", &[]);
+
+    let half = Tensor::full([1, 3, 64, 64], -1., (Kind::Float, Device::Cpu));
+    let _ = half.narrow(3, 32, 32).fill_(1.);
+    write_png(folder.path().join("mask.png"), &half, &[]).unwrap();
+    let masked = ["--init", "plain.png", "--strength", "0.9", "--mask", "mask.png", "--seed", "5"];
+    let (image, texts, _) = made("masked", &masked);
+    let side = |x: &Tensor, from: i64| x.narrow(3, from, 24);
+    let mean = |a: Tensor, b: Tensor| (a - b).abs().mean(Kind::Float).double_value(&[]);
+    let [kept, anew] = [0, 40].map(|from| mean(side(&image, from), side(&plain, from)));
+    assert!(kept < 0.05 && anew > 3. * kept, "{kept} {anew}");
+    assert!(texts.contains(&("mask".into(), "mask.png".into())), "{texts:?}");
+
+    let (same, ..) = made("same", &["--variation", "3,0"]);
+    let (near, ..) = made("near", &["--variation", "3,0.2"]);
+    let (tiled, ..) = made("tiled", &["--tile", "32"]);
+    let (skipped, ..) = made("skipped", &["--clip-skip", "1"]);
+    assert!(same.equal(&plain));
+    for other in [near, tiled, skipped] {
+        assert!(apart(&other, &plain) > 0.02);
+    }
+
+    let key = |end: &str| format!("lora_unet_conv_out.{end}.weight");
+    let unet =
+        TensorFile::open(tiny_folder().join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let shape = unet.shape("conv_out.weight").unwrap();
+    let down = Tensor::ones([1, shape[1], shape[2], shape[3]], (Kind::Float, Device::Cpu));
+    let up = Tensor::full([shape[0], 1, 1, 1], 0.01, (Kind::Float, Device::Cpu));
+    write_tensors(
+        folder.path().join("l.safetensors"),
+        &[(key("lora_down"), down), (key("lora_up"), up)],
+        &[],
+    )
+    .unwrap();
+    let (without, _, said) = made("without", &["--lora", "l.safetensors:0"]);
+    assert!(
+        without.equal(&plain)
+            && said.contains("l.safetensors changes 1 layers of unet, strength 0")
+    );
+    let (with, texts, _) = made("with", &["--lora", "l.safetensors"]);
+    assert!(apart(&with, &plain) > 0.1);
+    assert!(texts.contains(&("lora".into(), "l.safetensors:1".into())), "{texts:?}");
+}
+
+/// Ctrl-C ends after the step under way, and what there is is written.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_writes_what_it_has() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["generate", "a cat", "--steps", "900", "--guidance", "1,5", "--out", "a.png"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_diffuscope"))
+        .args(args)
+        .current_dir(folder.path())
+        .env("DIFFUSCOPE_DEVICE", "cpu")
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It listens from its first line on.
+    let mut said = String::new();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    err.read_line(&mut said).unwrap();
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    std::io::Read::read_to_string(&mut err, &mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    assert!(said.contains("stopped after 1 of 1800 steps"), "{said}");
+    assert!(read(folder.path().join("a.png"), 64, 64).is_ok());
 }

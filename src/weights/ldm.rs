@@ -271,6 +271,104 @@ impl Blocks {
     }
 }
 
+/// How many residual blocks and samplers diffusers' levels have: what tells latent-diffusion's numbers.
+pub(super) struct Places {
+    down: Vec<usize>,
+    up: Vec<usize>,
+    /// The levels on the way up that attend: their upsampling comes third in its block.
+    attends: BTreeSet<usize>,
+}
+
+impl Places {
+    /// Of the names of a U-Net's layers, as diffusers has them.
+    pub fn of<'a>(layers: impl Iterator<Item = &'a str>) -> Self {
+        let (mut down, mut up, mut attends) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for layer in layers {
+            let parts: Vec<&str> = layer.split('.').collect();
+            if let ["up_blocks", level, "attentions", ..] = parts[..] {
+                attends.extend(index(level));
+            }
+            let (side, count) = match parts[..] {
+                ["down_blocks", _, "resnets", j, ..] => (&mut down, index(j).map(|j| j + 1)),
+                // A downsampling block has a number of its own, an upsampling one has not.
+                ["down_blocks", _, "downsamplers", ..] => (&mut down, Some(0)),
+                ["up_blocks", _, "resnets", j, ..] => (&mut up, index(j).map(|j| j + 1)),
+                _ => continue,
+            };
+            let (Some(level), Some(count)) = (index(parts[1]), count) else { continue };
+            let place: &mut (usize, usize) = side.entry(level).or_default();
+            if count == 0 { place.1 = 1 } else { place.0 = place.0.max(count) }
+        }
+        let sizes = |side: BTreeMap<usize, (usize, usize)>| {
+            side.into_values().map(|(resnets, samplers)| resnets + samplers).collect()
+        };
+        Self { down: sizes(down), up: sizes(up), attends }
+    }
+
+    /// latent-diffusion's name of a U-Net's layer: the inverse of reading it.
+    pub fn unet(&self, layer: &str) -> Option<String> {
+        let before = |sizes: &[usize], level: &str| {
+            let level = index(level)?;
+            (level < sizes.len()).then(|| sizes.iter().take(level).sum::<usize>())
+        };
+        let parts: Vec<&str> = layer.split('.').collect();
+        Some(match parts[..] {
+            ["conv_in"] => "input_blocks.0.0".into(),
+            ["conv_out"] => "out.2".into(),
+            ["time_embedding", "linear_1"] => "time_embed.0".into(),
+            ["time_embedding", "linear_2"] => "time_embed.2".into(),
+            ["time_embedding", "cond_proj"] => "time_embed.cond_proj".into(),
+            ["add_embedding" | "class_embedding", "linear_1"] => "label_emb.0.0".into(),
+            ["add_embedding" | "class_embedding", "linear_2"] => "label_emb.0.2".into(),
+            ["mid_block", "resnets", j, inner] => {
+                format!("middle_block.{}.{}", 2 * index(j)?, resnet_layer(inner)?)
+            }
+            ["mid_block", "attentions", _, ref inner @ ..] => {
+                format!("middle_block.1.{}", inner.join("."))
+            }
+            ["down_blocks", level, "downsamplers", "0", "conv"] => {
+                let last = before(&self.down, level)? + self.down[index(level)?];
+                format!("input_blocks.{last}.0.op")
+            }
+            ["down_blocks", level, "resnets", j, inner] => {
+                let i = 1 + before(&self.down, level)? + index(j)?;
+                format!("input_blocks.{i}.0.{}", resnet_layer(inner)?)
+            }
+            ["down_blocks", level, "attentions", j, ref inner @ ..] => {
+                let i = 1 + before(&self.down, level)? + index(j)?;
+                format!("input_blocks.{i}.1.{}", inner.join("."))
+            }
+            ["up_blocks", level, "resnets", j, inner] => {
+                let i = before(&self.up, level)? + index(j)?;
+                format!("output_blocks.{i}.0.{}", resnet_layer(inner)?)
+            }
+            ["up_blocks", level, "attentions", j, ref inner @ ..] => {
+                let i = before(&self.up, level)? + index(j)?;
+                format!("output_blocks.{i}.1.{}", inner.join("."))
+            }
+            ["up_blocks", level, "upsamplers", "0", "conv"] => {
+                let last = before(&self.up, level)? + self.up[index(level)?] - 1;
+                let attends = self.attends.contains(&index(level)?);
+                format!("output_blocks.{last}.{}.conv", 1 + usize::from(attends))
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A layer of a U-Net's residual block: the inverse of [`resnet`].
+fn resnet_layer(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "norm1" => "in_layers.0",
+        "conv1" => "in_layers.2",
+        "time_emb_proj" => "emb_layers.1",
+        "norm2" => "out_layers.0",
+        "conv2" => "out_layers.3",
+        "conv_shortcut" => "skip_connection",
+        _ => return None,
+    })
+}
+
 /// A U-Net's residual block.
 fn resnet(parts: &[&str]) -> Option<String> {
     Some(match parts {

@@ -181,6 +181,35 @@ impl Params {
         store.variables.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect()
     }
 
+    /// The shape of a tensor that was asked for; empty for any other.
+    pub(super) fn shape(&self, name: &str) -> Vec<i64> {
+        let store = self.store.borrow();
+        store.variables.iter().find(|(n, _)| n == name).map(|(_, t)| t.size()).unwrap_or_default()
+    }
+
+    /// Reads a tensor of the network from its file again, with `change` added in f32.
+    pub(super) fn rewrite(&self, name: &str, change: Option<&Tensor>) -> Result<()> {
+        let store = self.store.borrow();
+        let variable = store.variables.iter().find(|(n, _)| n == name);
+        let (Some((_, variable)), Some(weights)) = (variable, store.weights()) else {
+            return Err(Error::argument("tensor", "one that was read from a file", name, ""));
+        };
+        let mut variable = variable.shallow_clone();
+        weights.with(name, |view| {
+            let view = view.f_reshape(variable.size())?;
+            match change {
+                None => variable.f_copy_(&view)?,
+                Some(change) => variable.f_copy_(&(view.f_to_kind(Kind::Float)? + change))?,
+            };
+            Ok(())
+        })?;
+        if !is_finite(&variable)? {
+            let what = format!("{name} is not finite in {:?} after its change", store.kind);
+            return Err(Error::weights(weights.path(), what));
+        }
+        Ok(())
+    }
+
     /// Every tensor that is missing, has another shape or is not finite, and then every one that nothing asked
     /// for.
     pub fn problems(&self) -> Vec<Problem> {

@@ -23,6 +23,7 @@ from unittest.mock import patch
 import diffusers
 import numpy as np
 import torch
+import transformers.integrations.peft
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -41,6 +42,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -884,6 +886,133 @@ def families():
             more = dict(mask_image=mask, **size) if pipeline is StableDiffusionInpaintPipeline else {}
             tensors[name] = make_run(name, run(image=picture, strength=strength, **more, **negative), model)
         save(f"families/{sampler}", tensors)
+def loras():
+    """Low-rank changes of two small models in every spelling, and the weights that diffusers merges from them."""
+    # transformers asks for a newer peft than there is.
+    transformers.integrations.peft.check_peft_version = lambda min_version: None
+    shutil.rmtree(HERE / "lora", ignore_errors=True)
+    (HERE / "lora").mkdir()
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+    layers += ["conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv_in", "conv_out"]
+    sampling = ["downsamplers.0.conv", "upsamplers.0.conv", "time_embedding.linear_1", "time_embedding.linear_2"]
+    text = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+
+    def open_model(name):
+        folder, kind = {
+            "sd1": (HERE / "pipeline" / "sd1", StableDiffusionPipeline),
+            "sdxl": (HERE / "families" / "sdxl", StableDiffusionXLPipeline),
+        }[name]
+        return kind.from_pretrained(folder, torch_dtype=torch.float32)
+
+    def parts(model):
+        names = ["unet", "text_encoder", "text_encoder_2"]
+        return {name: getattr(model, name) for name in names if getattr(model, name, None) is not None}
+
+    def merged(name, state, strength):
+        model = open_model(name)
+        before = {part: dict(network.state_dict()) for part, network in parts(model).items()}
+        before = {part: {k: v.clone() for k, v in weights.items()} for part, weights in before.items()}
+        model.load_lora_weights(state if isinstance(state, Path) else dict(state))
+        model.fuse_lora(components=list(before), lora_scale=strength)
+        model.unload_lora_weights()
+        out = {}
+        for part, network in parts(model).items():
+            for key, weight in network.state_dict().items():
+                if not torch.equal(weight, before[part][key]):
+                    out[f"{part}.{key}"] = weight.contiguous()
+        return out
+
+    def adapters(model, seed, rank, alpha, **more):
+        for part, network in parts(model).items():
+            targets = [*layers, *sampling] if part == "unet" else text
+            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, **more)
+            network.add_adapter(config)
+            generator = seeded(seed)
+            for key, tensor in network.named_parameters():
+                if "lora_" in key:
+                    spread = 0.3 if "lora_A" in key else 0.3 / rank
+                    tensor.data = (torch.randn(tensor.shape, generator=generator) * spread).half().float()
+        return {part: get_peft_model_state_dict(network) for part, network in parts(model).items()}
+
+    def kohya(states, config, ldm, alpha):
+        """kohya's spelling, of SDXL with latent-diffusion's block names."""
+        out = {}
+        short = {"unet": "unet", "text_encoder": "te1" if ldm else "te", "text_encoder_2": "te2"}
+        for part, state in states.items():
+            for key, tensor in state.items():
+                layer, factor = key.removesuffix(".weight").rsplit(".", 1)
+                if part == "unet" and ldm:
+                    layer = ldm_unet(f"{layer}.weight", config).removesuffix(".weight")
+                if part != "unet" and not layer.startswith("text_model."):
+                    layer = f"text_model.{layer}"
+                layer = f"lora_{short[part]}_{layer.replace('.', '_')}"
+                out[f"{layer}.{dict(lora_A='lora_down', lora_B='lora_up')[factor]}.weight"] = tensor.half()
+                out[f"{layer}.alpha"] = torch.tensor(float(alpha))
+        return out
+
+    def oldest(states):
+        """What diffusers wrote first: attention alone, as its processors' tensors."""
+        out = {}
+        for part, state in states.items():
+            for key, tensor in state.items():
+                layer, factor = key.removesuffix(".weight").rsplit(".", 1)
+                if ".attn" not in layer and ".self_attn" not in layer:
+                    continue
+                scope, name = layer.rsplit(".", 1) if part != "unet" else layer.replace("to_out.0", "to_out").rsplit(".", 1)
+                way = dict(lora_A="down", lora_B="up")[factor]
+                if part == "unet":
+                    out[f"unet.{scope}.processor.{name}_lora.{way}.weight"] = tensor.half()
+                else:
+                    out[f"{part}.text_model.{scope}.{name}.lora_linear_layer.{way}.weight"] = tensor.half()
+        return out
+
+    # An SD 1 file of each spelling, with alphas of which none is the rank.
+    model = open_model("sd1")
+    states = adapters(model, 21, 3, 2)
+    StableDiffusionPipeline.save_lora_weights(
+        HERE / "lora",
+        unet_lora_layers=states["unet"],
+        text_encoder_lora_layers=states["text_encoder"],
+        unet_lora_adapter_metadata=model.unet.peft_config["default"].to_dict(),
+        text_encoder_lora_adapter_metadata=model.text_encoder.peft_config["default"].to_dict(),
+        weight_name="sd1_diffusers.safetensors",
+    )
+    save_file(kohya(states, model.unet.config, False, 2), HERE / "lora" / "sd1_kohya.safetensors")
+    save_file(oldest(states), HERE / "lora" / "sd1_oldest.safetensors")
+    # PEFT's own folder: of the U-Net alone, ranks and alphas of their own for some layers, scaled by the root.
+    model = open_model("sd1")
+    pattern = dict(rank_pattern={"attn2.to_k": 2}, alpha_pattern={"attn2.to_k": 5}, use_rslora=True)
+    states = {"unet": adapters(model, 22, 3, 4, **pattern)["unet"]}
+    folder = HERE / "lora" / "sd1_peft"
+    folder.mkdir()
+    save_file(
+        {f"base_model.model.{key}": tensor.half() for key, tensor in states["unet"].items()},
+        folder / "adapter_model.safetensors",
+    )
+    config = model.unet.peft_config["default"].to_dict()
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+    model.unet.fuse_lora(lora_scale=0.7)
+    model.unet.unload_lora()
+    before = open_model("sd1").unet.state_dict()
+    after = model.unet.state_dict()
+    changed = {f"unet.{k}": v for k, v in after.items() if not torch.equal(v, before[k])}
+    save("lora/sd1_peft/merged", dict(list(changed.items())[::3]))
+
+    model = open_model("sdxl")
+    states = adapters(model, 23, 2, 1)
+    save_file(kohya(states, model.unet.config, True, 1), HERE / "lora" / "sdxl_kohya.safetensors")
+    for name in ["sd1_diffusers", "sd1_kohya", "sd1_oldest", "sdxl_kohya"]:
+        out = merged(name.split("_")[0], HERE / "lora" / f"{name}.safetensors", 0.7)
+        print(name, len(out), "tensors changed")
+        if name == "sd1_kohya":
+            other = load_file(HERE / "lora" / "sd1_diffusers_merged.safetensors")
+            assert all(torch.allclose(out[k], weight, atol=1e-6) for k, weight in other.items())
+        else:
+            # Every third: the spellings are compared with each other in all of them.
+            save(f"lora/{name}_merged", dict(list(out.items())[::3]))
+
+
 def ldm_unet(name, config):
     """latent-diffusion's name of a U-Net's tensor."""
     layers, parts = config.layers_per_block, name.split(".")
@@ -1335,6 +1464,6 @@ def checkpoints():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     parts = [schedules, timesteps, samplers, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
-    for part in [*parts, pipelines, families, checkpoints]:
+    for part in [*parts, pipelines, families, loras, checkpoints]:
         print(part.__name__)
         part()

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::{Args, ValueEnum};
 use diffuscope::guidance::{Guidance, Projection};
@@ -10,12 +12,13 @@ use diffuscope::plot::{self, Sheet};
 use diffuscope::prediction::Prediction;
 use diffuscope::sampler::{Method, Sampler};
 use diffuscope::trace::Trace;
-use diffuscope::weights::{Checkpoint, Stated, TensorFile};
+use diffuscope::weights::{Checkpoint, Lora, Stated};
 use diffuscope::{Error, Result, picture};
 use tch::{Kind, Tensor};
 
 use crate::out::{Out, check_place, slug};
-use crate::{bar, say};
+use crate::tasks::Tasks;
+use crate::{INTERRUPTED, bar, say};
 
 /// Most pictures of one call.
 const MOST: usize = 1024;
@@ -38,6 +41,10 @@ pub struct Generate {
     /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE", requires = "model")]
     prediction: Option<Prediction>,
+    /// Low-rank changes to the model, a file or a folder, with a strength after a colon: 1 as it was trained; may be
+    /// given several times
+    #[arg(long = "lora", value_name = "FILE[:S]")]
+    loras: Vec<LoraFile>,
     /// Such as ddim, euler-a or dpm++2m-karras; a wrong name lists all [default: the one that the model's folder names]
     #[arg(long)]
     sampler: Option<Sampler>,
@@ -81,16 +88,8 @@ pub struct Generate {
     /// Pixels [default: what the model was trained on]
     #[arg(long, value_name = "H", allow_negative_numbers = true)]
     height: Option<i64>,
-    /// A PNG or JPEG picture to start from, in place of noise
-    #[arg(long, value_name = "IMAGE", requires = "strength")]
-    init: Option<PathBuf>,
-    /// How much of the picture to start from is redrawn: 0 nothing, 1 everything
-    #[arg(long, value_name = "0..1", requires = "init", allow_negative_numbers = true)]
-    strength: Option<f64>,
-    /// Noise to start from, in place of the seed's: a tensor `latents` [B, 4, h, w], what diffusers
-    /// takes as `latents=`; it gives the size
-    #[arg(long, value_name = "F.safetensors", conflicts_with = "init")]
-    initial_latents: Option<PathBuf>,
+    #[command(flatten)]
+    tasks: Tasks,
     /// What the networks compute in
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
@@ -115,12 +114,18 @@ Examples:
   diffuscope generate \"a rocket at sunset, cartoon\" --guidance 0,1,3,7,15 --out guidance.png
   diffuscope generate \"a (red:1.4) [apple:pizza:0.5]\" --weighted --sampler dpm++2m-karras --steps 15
   diffuscope generate \"a blue fish on the sea, 3d\" --init photo.jpg --strength 0.6
+  diffuscope generate \"a red ball on the sea, 3d\" --init photo.jpg --strength 1 --mask white-where-new.png
+  diffuscope generate \"a cat at night, 3d\" --seed 7 --variation 8,0.2
   diffuscope generate \"a castle\" --model ~/stable-diffusion-v1-5 --guidance 7.5 --out castle.png
+  diffuscope generate \"a castle\" --model ~/stable-diffusion-v1-5 --lora watercolour.safetensors:0.8
+
+Ctrl-C ends after the step under way, writes what there is, and the exit code is 130; a second one ends at once.
 
 A PNG carries what it was made with, as text: prompt, negative_prompt, seed, guidance_scale, sampler,
 num_inference_steps, eta, width, height, dtype, model, Software and, where they were given, init,
-strength, initial_latents, guidance_rescale, guidance_interval, projected, weighted. A sheet has the lists prompts, seeds and guidance_scales. A prompt that is
-longer than 75 tokens is cut, with a warning; another one names words that the model was never taught.";
+strength, mask, depth, small, noise_level, initial_latents, variation, clip_skip, lora, guidance_rescale,
+guidance_interval, projected, weighted. A sheet has the lists prompts, seeds and guidance_scales. A prompt that is longer than 75 tokens is cut, with a
+warning; another one names words that the model was never taught.";
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Dtype {
@@ -147,6 +152,26 @@ impl Dtype {
     }
 }
 
+/// Low-rank changes and how strong they are.
+#[derive(Clone)]
+struct LoraFile {
+    path: PathBuf,
+    strength: f64,
+}
+
+impl FromStr for LoraFile {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = text.rsplit_once(':').and_then(|(path, s)| Some((path, s.parse().ok()?)));
+        let (path, strength) = number.unwrap_or((text, 1.));
+        if path.is_empty() {
+            return Err(Error::argument("--lora", "FILE or FILE:STRENGTH", text, ""));
+        }
+        Ok(Self { path: path.into(), strength })
+    }
+}
+
 /// One picture and what is its own: prompt, seed, guidance scale.
 struct Drawn {
     image: Tensor,
@@ -155,8 +180,19 @@ struct Drawn {
     guidance_scale: f64,
 }
 
-pub fn run(args: Generate) -> Result<()> {
+/// Set by the first Ctrl-C: the step under way is the last one.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Whether all steps were taken: a run that is interrupted ends early and writes what it has.
+pub fn run(mut args: Generate) -> Result<bool> {
     args.check()?;
+    let handler = || {
+        // The second one does not wait.
+        if STOP.swap(true, Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::argument("Ctrl-C", "a handler", e, ""))?;
     let several = args.guidance.len() * args.prompts.len() * args.count > 1;
     let out = Out::new(args.out.as_deref(), &args.prompts[0])?;
     if let Some(path) = &args.trace {
@@ -167,7 +203,23 @@ pub fn run(args: Generate) -> Result<()> {
     let folder = args.model.clone().unwrap_or_else(tiny_folder);
     let stated = Stated { prediction: args.prediction, ..Stated::default() };
     let checkpoint = Checkpoint::open_as(&folder, &stated)?;
-    let model = StableDiffusion::from_checkpoint(&checkpoint, args.dtype.kind(), picked.device)?;
+    let mut model =
+        StableDiffusion::from_checkpoint(&checkpoint, args.dtype.kind(), picked.device)?;
+    let mut loras = Vec::new();
+    for LoraFile { path, strength } in &args.loras {
+        let lora = Lora::open(path)?;
+        let layers = lora.networks();
+        let layers: Vec<_> =
+            layers.iter().map(|(name, n)| format!("{n} layers of {name}")).collect();
+        say(&format!(
+            "lora: {} changes {}, strength {strength}",
+            path.display(),
+            layers.join(", ")
+        ));
+        loras.push((lora, *strength));
+    }
+    model.set_loras(&loras)?;
+    model.tiling = args.tasks.tiling(&model)?;
     let mut request = args.request(&model)?;
     for warning in model.warnings(&request)? {
         say(&format!("warning: {warning}"));
@@ -179,8 +231,8 @@ pub fn run(args: Generate) -> Result<()> {
     let steps = model.plan(&request)?.steps.len() * args.guidance.len();
     let bar = bar(steps as u64, "{bar:30} step {pos}/{len} {msg} {eta} left");
     let mut drawn = Vec::new();
-    let mut trace = None;
-    for &scale in &args.guidance {
+    let (mut trace, mut stopped) = (None, None);
+    for scale in args.guidance.clone() {
         request.guidance_scale = scale;
         request.guidance = args.rule(scale)?;
         bar.set_message(format!("guidance {scale}"));
@@ -190,8 +242,12 @@ pub fn run(args: Generate) -> Result<()> {
             if args.trace.is_some() {
                 records.push(step);
             }
-            ControlFlow::Continue(())
+            match STOP.load(Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         })?;
+        let finished = generation.finished;
         for (i, prompt) in request.prompts.iter().enumerate() {
             drawn.push(Drawn {
                 image: generation.image.get(i as i64),
@@ -203,8 +259,20 @@ pub fn run(args: Generate) -> Result<()> {
         if args.trace.is_some() {
             trace = Some(Trace::new(&records, generation)?);
         }
+        if !finished {
+            let (done, all) = (bar.position(), steps);
+            stopped = Some(format!(
+                "stopped after {done} of {all} steps: pictures as they looked from there"
+            ));
+            break;
+        }
     }
     bar.finish_and_clear();
+    if let Some(stopped) = &stopped {
+        say(stopped);
+        // What was not reached is in no sheet.
+        args.guidance.truncate(drawn.len() / request.prompts.len());
+    }
 
     let texts_of_all = sheet_texts(&args, &drawn, &settings);
     let mut files = Vec::new();
@@ -234,7 +302,7 @@ pub fn run(args: Generate) -> Result<()> {
     for path in written {
         println!("{}", path.display());
     }
-    Ok(())
+    Ok(stopped.is_none())
 }
 
 impl Generate {
@@ -258,13 +326,7 @@ impl Generate {
             return Err(Error::argument("--eta", expected, self.eta, ""));
         }
         self.rule(self.guidance[0])?;
-        match self.strength {
-            Some(strength) if !(0. ..=1.).contains(&strength) => {
-                let expected = "0 (the picture as it is) to 1 (nothing of it)";
-                Err(Error::argument("--strength", expected, strength, ""))
-            }
-            _ => Ok(()),
-        }
+        self.tasks.check()
     }
 
     /// How two predictions become one at this scale, where that is not the plain rule.
@@ -303,18 +365,7 @@ impl Generate {
                 return Err(Error::argument("--eta", "0, or the sampler ddim", eta, todo));
             }
         }
-        let init = match (&self.init, self.strength) {
-            (Some(path), Some(strength)) => {
-                let (width, height) = model.size(self.width, self.height)?;
-                Some((picture::read(path, width as u32, height as u32)?, strength))
-            }
-            _ => None,
-        };
-        let initial_latents = match &self.initial_latents {
-            Some(path) => Some(TensorFile::open(path)?.tensor("latents")?),
-            None => None,
-        };
-        Ok(Request {
+        let request = Request {
             prompts: self.prompts.clone(),
             negative_prompt: self.negative.clone(),
             sampler: Some(sampler),
@@ -324,10 +375,9 @@ impl Generate {
             seed: self.seed,
             width: self.width,
             height: self.height,
-            init,
-            initial_latents,
             ..Request::new("")
-        })
+        };
+        self.tasks.fill(request, model)
     }
 
     /// What all pictures of this call have in common.
@@ -342,8 +392,10 @@ impl Generate {
             ("model", folder.display().to_string()),
             ("Software", concat!("diffuscope ", env!("CARGO_PKG_VERSION")).to_owned()),
         ];
-        for (key, path) in [("init", &self.init), ("initial_latents", &self.initial_latents)] {
-            texts.extend(path.iter().map(|path| (key, path.display().to_string())));
+        texts.extend(self.tasks.texts());
+        if !self.loras.is_empty() {
+            let each = |lora: &LoraFile| format!("{}:{}", lora.path.display(), lora.strength);
+            texts.push(("lora", self.loras.iter().map(each).collect::<Vec<_>>().join(", ")));
         }
         if self.guidance_rescale != 0. {
             texts.push(("guidance_rescale", self.guidance_rescale.to_string()));
@@ -354,7 +406,6 @@ impl Generate {
         for (key, on) in [("projected", self.projected), ("weighted", self.weighted)] {
             texts.extend(on.then(|| (key, "true".to_owned())));
         }
-        texts.extend(self.strength.iter().map(|strength| ("strength", strength.to_string())));
         texts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }

@@ -7,6 +7,7 @@ mod inspect;
 mod out;
 mod scenes;
 mod schedule;
+mod tasks;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,6 +53,9 @@ enum Command {
     Device(device::Device),
 }
 
+/// The exit code of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     // A device that runs out of memory in the middle of a network is a panic of the bindings; to a
@@ -59,15 +63,16 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| ()));
     let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Generate(args) => generate::run(*args),
-        Command::Schedule(args) => schedule::run(args),
-        Command::Scenes(args) => scenes::run(args),
-        Command::Train(command) => train::run(*command),
-        Command::Eval(args) => eval::run(*args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Device(args) => device::run(args),
+        Command::Schedule(args) => schedule::run(args).map(|()| true),
+        Command::Scenes(args) => scenes::run(args).map(|()| true),
+        Command::Train(command) => train::run(*command).map(|()| true),
+        Command::Eval(args) => eval::run(*args).map(|()| true),
+        Command::Inspect(args) => inspect::run(args).map(|()| true),
+        Command::Device(args) => device::run(args).map(|()| true),
     }));
     let message = match done {
-        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Ok(true)) => return ExitCode::SUCCESS,
+        Ok(Ok(false)) => return ExitCode::from(INTERRUPTED as u8),
         Ok(Err(error)) => error.to_string(),
         Err(panic) => {
             let said = panic.downcast_ref::<String>().map(String::as_str);
