@@ -28,7 +28,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::models::clip::{TextEncoder, Tokenizer};
 use crate::models::unet::UNet;
 use crate::models::vae::{Tiling, Vae, VaeConfig};
-use crate::sampler::{Plan, SamplingStep, SchedulerConfig};
+use crate::sampler::{Method, Plan, SamplingStep, SchedulerConfig, lcm_timesteps};
 use crate::schedule::Schedule;
 use crate::trace::Trace;
 use crate::weights::{self, Checkpoint, Lora, Params};
@@ -247,14 +247,20 @@ impl StableDiffusion {
         let mut settings = self.scheduler.settings(sampler);
         settings.clip = request.clip.unwrap_or(settings.clip);
         let steps = request.num_inference_steps;
-        let skipped = match &request.init {
-            Some((_, strength)) if !(0. ..=1.).contains(strength) => {
-                let expected = "0 (the picture as it is) to 1 (nothing of it)";
-                return Err(Error::argument("strength", expected, strength, ""));
-            }
-            Some((_, strength)) => steps - (steps as f64 * strength) as usize,
-            None => 0,
+        let Some((_, strength)) = request.init else {
+            return Plan::new(sampler, &self.schedule, steps, &settings);
         };
+        if !(0. ..=1.).contains(&strength) {
+            let expected = "0 (the picture as it is) to 1 (nothing of it)";
+            return Err(Error::argument("strength", expected, strength, ""));
+        }
+        if let (Method::Lcm { original_steps }, None) = (sampler.method, &settings.timesteps) {
+            // A consistency model takes all its steps, within the part that the strength leaves.
+            let list = lcm_timesteps(&self.schedule, steps, original_steps, strength)?;
+            settings.timesteps = Some(list);
+            return Plan::new(sampler, &self.schedule, steps, &settings);
+        }
+        let skipped = steps - (steps as f64 * strength) as usize;
         Plan::starting_at(sampler, &self.schedule, steps, &settings, skipped)
     }
 

@@ -10,6 +10,7 @@ use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::models::vae::Tiling;
 use diffuscope::pipeline::{Beside, Request, StableDiffusion};
 use diffuscope::sampler::{Method, Sampler};
+use diffuscope::weights::{Checkpoint, Family, Stated, examine};
 use golden::{Worst, gap as apart};
 use tch::{Device, Kind, Tensor};
 
@@ -174,7 +175,59 @@ fn upscaling_as_diffusers() -> Result<()> {
 fn a_distilled_network_as_diffusers() -> Result<()> {
     let folder = "families/lcm";
     let request = Request { negative_prompt: String::new(), ..small() };
-    compare(folder, folder, vec![("plain", request)])
+    compare(folder, folder, vec![("plain", request)])?;
+
+    // By its own sampler, as diffusers' own pipelines run it.
+    let lcm = Sampler::from(Method::Lcm { original_steps: 50 });
+    let plain = || Request { negative_prompt: String::new(), sampler: Some(lcm), ..small() };
+    let few = Request { num_inference_steps: 4, guidance_scale: 8., ..plain() };
+    let picture = |sampled| Request {
+        negative_prompt: String::new(),
+        sampler: Some(lcm),
+        ..of_picture(0.6, false, sampled)
+    };
+    let numbers = golden::open("families/lcm/lcm");
+    let model = opened(folder)?;
+    let mut worst = Worst::within(2e-5);
+    for (name, request) in [
+        ("twenty", plain()),
+        ("four", few),
+        ("picture", picture(false)),
+        ("picture_sampled", picture(true)),
+    ] {
+        worst.compare(name, &model.generate(&request)?.latents, &numbers.tensor(name)?);
+    }
+    worst.finish("LCM by its own sampler");
+    Ok(())
+}
+
+/// A single file in latent-diffusion's keys draws what the folder draws.
+#[test]
+fn single_files_of_every_family() -> Result<()> {
+    let [_, _, depth] = pictures();
+    let upscaled = golden::open("families/small").tensor("small")?;
+    for (family, name, request) in [
+        (Family::Sdxl, "sdxl", small()),
+        (Family::Sd1Inpainting, "inpainting", of_picture(1., true, false)),
+        (
+            Family::Sd2Depth,
+            "depth",
+            Request { depth: Some(depth), ..of_picture(0.8, false, false) },
+        ),
+        (Family::X4Upscaler, "upscaler", Request { small: Some(upscaled), ..asked() }),
+        (Family::Sd1Lcm, "lcm", Request { negative_prompt: String::new(), ..small() }),
+    ] {
+        let folder = golden::path("families").join(name);
+        let stated = Stated { configs: Some(folder.clone()), ..Stated::default() };
+        let single = Checkpoint::open_as(folder.join("single.safetensors"), &stated)?;
+        assert_eq!(single.family, family, "{:?}", single.evidence);
+        assert!(examine(&single).is_whole(), "{name}");
+        let single = StableDiffusion::from_checkpoint(&single, Kind::Float, Device::Cpu)?;
+        let [expected, got] = [&opened(&format!("families/{name}"))?, &single]
+            .map(|model| model.generate(&request).unwrap().latents);
+        assert!(got.equal(&expected), "{name}: {:e} apart", apart(&got, &expected));
+    }
+    Ok(())
 }
 
 #[test]

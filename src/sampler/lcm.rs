@@ -30,27 +30,42 @@ pub fn lcm_coefficients(from: Position, to: Position) -> Coefficients {
     }
 }
 
-/// `n` of the timesteps that the teacher's sampler visited, evenly from the noisiest on.
+/// `n` of the timesteps that the teacher's sampler visited, evenly from the noisiest on; from a picture the noisiest is
+/// the one that `strength` leaves of them.
+///
+/// # Errors
+/// More steps than there are left of the teacher's.
+pub fn lcm_timesteps(
+    s: &Schedule,
+    n: usize,
+    original_steps: usize,
+    strength: f64,
+) -> Result<Vec<usize>> {
+    let total = s.num_train_timesteps();
+    if !(1..=total).contains(&original_steps) {
+        return Err(Error::argument("original steps", format!("1 to {total}"), original_steps, ""));
+    }
+    let left = (original_steps as f64 * strength) as usize;
+    if !(1..=left.min(original_steps)).contains(&n) {
+        let todo = "a consistency model has no more steps than its teacher took";
+        return Err(Error::argument("steps", format!("1 to {left}"), n, todo));
+    }
+    let gap = total / original_steps;
+    let index = |i: usize| (i as f64 * (left as f64 / n as f64)).floor() as usize;
+    Ok((0..n).map(|i| (left - index(i)) * gap - 1).collect())
+}
+
+/// The timesteps that were given, or the teacher's.
 pub(super) fn timesteps(
     s: &Schedule,
     n: usize,
     original_steps: usize,
     settings: &Settings,
 ) -> Result<Vec<usize>> {
-    if settings.timesteps.is_some() {
-        return time_list(s, n, settings);
+    match settings.timesteps {
+        Some(_) => time_list(s, n, settings),
+        None => lcm_timesteps(s, n, original_steps, 1.),
     }
-    let total = s.num_train_timesteps();
-    if !(1..=total).contains(&original_steps) {
-        return Err(Error::argument("original steps", format!("1 to {total}"), original_steps, ""));
-    }
-    if !(1..=original_steps).contains(&n) {
-        let todo = "a consistency model has no more steps than its teacher took";
-        return Err(Error::argument("steps", format!("1 to {original_steps}"), n, todo));
-    }
-    let gap = total / original_steps;
-    let index = |i: usize| (i as f64 * (original_steps as f64 / n as f64)).floor() as usize;
-    Ok((0..n).map(|i| (original_steps - index(i)) * gap - 1).collect())
 }
 
 pub(super) fn plan(s: &Schedule, list: &[usize]) -> Result<Vec<PlannedStep>> {
@@ -81,5 +96,8 @@ mod tests {
         assert_eq!(list(4).unwrap(), [999, 759, 499, 259]);
         assert_eq!(list(1).unwrap(), [999]);
         assert!(list(51).is_err() && list(0).is_err());
+        let of_picture = |n, strength| lcm_timesteps(&s, n, 50, strength);
+        assert_eq!(of_picture(4, 0.5).unwrap(), [499, 379, 259, 139]);
+        assert!(of_picture(4, 0.07).is_err() && of_picture(1, 0.).is_err());
     }
 }

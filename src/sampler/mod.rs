@@ -31,7 +31,7 @@ pub use dpm_solver::{
 };
 pub use euler::{ancestral_sigmas, euler_ancestral_coefficients, euler_coefficients, euler_step};
 pub use heun::{dpm2_coefficients, heun_coefficients};
-pub use lcm::lcm_coefficients;
+pub use lcm::{lcm_coefficients, lcm_timesteps};
 pub use lms::lms_coefficients;
 pub use name::{Method, Sampler};
 pub use plan::{Clip, Plan, PlannedStep, Settings};

@@ -300,8 +300,16 @@ impl Checkpoint {
     /// What a single file does not say in its shapes: prediction type, schedules, sizes, factors.
     fn settle(&mut self, file: &TensorFile, stated: &Stated) -> Result<()> {
         if let Some(folder) = &stated.configs {
-            let path = folder.join("scheduler").join("scheduler_config.json");
-            self.schedulers.insert("scheduler".into(), (read_config(&path)?, path));
+            for name in ["scheduler", "low_res_scheduler"] {
+                let path = folder.join(name).join("scheduler_config.json");
+                if name == "scheduler" || path.is_file() {
+                    self.schedulers.insert(name.into(), (read_config(&path)?, path));
+                }
+            }
+            let index = folder.join("model_index.json");
+            if index.is_file() {
+                self.index = read_config(&index)?;
+            }
             self.prediction_of_folder()?;
             self.judge();
             return Ok(());

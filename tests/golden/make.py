@@ -29,6 +29,9 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
+    LatentConsistencyModelImg2ImgPipeline,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionDepth2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -784,6 +787,14 @@ def families():
         settings["clip_sample"] = False
         config.write_text(json.dumps(settings, indent=2) + "\n")
         unet_golden(name, unet, seed)
+        single = ldm_state(unet, parts["vae"])
+        if name == "sdxl":
+            drawn = lambda like: torch.zeros(like.shape)
+            single |= ldm_clip(parts["text_encoder"], "conditioner.embedders.0.transformer.")
+            single |= open_clip(parts["text_encoder_2"], "conditioner.embedders.1.model.", drawn)
+        else:
+            single |= ldm_clip(parts["text_encoder"])
+        save_file({k: t.half().contiguous() for k, t in single.items()}, folder / "single.safetensors")
 
         for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
             model.scheduler = scheduler.from_config(settings)
@@ -797,7 +808,7 @@ def families():
             return make(model)
 
     def latents(**arguments):
-        return lambda model: model(**PROMPTED, **arguments, output_type="latent")[0]
+        return lambda model: model(**(PROMPTED | arguments), output_type="latent")[0]
 
     def seeds():
         return [seeded(5), seeded(6)]
@@ -866,8 +877,23 @@ def families():
         feature_extractor=None,
         max_noise_level=25,
     )
-    # The same network by LCM's own sampler is the samplers' matter: here it runs by the others.
     case("lcm", 15, StableDiffusionPipeline, {"plain": run(**size)}, **guess)
+    # The same network by its own pipelines and sampler.
+    ordinary = StableDiffusionPipeline.from_pretrained(HERE / "families" / "lcm", torch_dtype=torch.float32)
+    scheduler = LCMScheduler.from_config(ordinary.scheduler.config)
+    parts = dict(ordinary.components, scheduler=scheduler, requires_safety_checker=False)
+    text, image = LatentConsistencyModelPipeline(**parts), LatentConsistencyModelImg2ImgPipeline(**parts)
+    for model in [text, image]:
+        model.set_progress_bar_config(disable=True)
+    few = dict(num_inference_steps=4, guidance_scale=8.0)
+    part = dict(image=picture, strength=0.6)
+    tensors = {
+        "twenty": make_run("twenty", run(**size), text),
+        "four": make_run("four", run(**size, **few), text),
+        "picture": make_run("picture", run(**part), image),
+        "picture_sampled": make_run("picture_sampled", run(**part), image),
+    }
+    save("families/lcm/lcm", tensors)
 
     # Tasks of an ordinary model.
     ordinary = StableDiffusionPipeline.from_pretrained(HERE / "pipeline" / "sd1", torch_dtype=torch.float32)
@@ -1076,8 +1102,9 @@ def ldm_state(unet, vae):
         if "attentions" in name and tensor.dim() == 2:
             tensor = tensor[:, :, None, None]
         state[f"first_stage_model.{ldm_vae(name, vae.config)}"] = tensor
-    # diffusers' own reading of these names gives the networks back.
+    # diffusers' own reading of these names gives the networks back; it knows none for the guidance scale.
     back = convert_ldm_unet_checkpoint(state, dict(unet.config))
+    back |= {n: t for n, t in unet.state_dict().items() if n == "time_embedding.cond_proj.weight"}
     assert back.keys() == unet.state_dict().keys()
     assert all(back[n] is t or back[n].device.type == "meta" or back[n].equal(t) for n, t in unet.state_dict().items())
     back = convert_ldm_vae_checkpoint(state, dict(vae.config))
@@ -1277,7 +1304,7 @@ XL = dict(
     use_linear_projection=True,
     sample_size=128,
 )
-FAMILIES = {
+FULL_SIZE = {
     "sd1": (dict(WIDE, attention_head_dim=8, cross_attention_dim=768), CLIP_L, None, 0.18215),
     "sd2": (dict(WIDE, **SD2), CLIP_H, None, 0.18215),
     "sdxl": (
@@ -1333,7 +1360,7 @@ FAMILIES = {
 def full_size_keys():
     """The keys and shapes of full-size single files, and the configurations that they must be read as."""
     families = {}
-    for name, (unet, clip, second, scaling_factor) in FAMILIES.items():
+    for name, (unet, clip, second, scaling_factor) in FULL_SIZE.items():
         widths = [128, 256, 512] if name == "x4" else [128, 256, 512, 512]
         vae_config = dict(block_out_channels=widths, layers_per_block=2, latent_channels=4, norm_num_groups=32)
         network = meta(lambda: UNet2DConditionModel(**{"in_channels": 4, **unet}))
