@@ -55,6 +55,14 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// What the Hugging Face hub, or its cache, did not give.
+    #[error("{id}: {message}")]
+    Hub {
+        /// The repository, and the file of it where there is one.
+        id: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
     /// A picture that cannot be read, written or shown.
     #[error("{what}: {message}")]
     Image {
@@ -125,6 +133,11 @@ impl Error {
     /// A file that cannot be read or written.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_owned(), source }
+    }
+
+    /// What the hub did not give.
+    pub fn hub(id: impl ToString, message: impl ToString) -> Self {
+        Self::Hub { id: id.to_string(), message: message.to_string() }
     }
 
     /// A picture that cannot be read, written or shown.

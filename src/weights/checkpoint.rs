@@ -11,7 +11,7 @@ use tch::{Device, Kind};
 
 use super::family::{judge, of_keys};
 use super::ldm::{self, Meaning};
-use super::{Family, Params, TensorFile, Weights, configs, read_config, weight_files};
+use super::{Family, Params, TensorFile, Weights, configs, hub, read_config, weight_files};
 use crate::models::clip::Tokenizer;
 use crate::prediction::Prediction;
 use crate::{Error, Result};
@@ -95,13 +95,13 @@ pub struct Checkpoint {
     said: Option<String>,
 }
 
-const NETWORKS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
+pub(super) const NETWORKS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
 
 impl Checkpoint {
-    /// Looks at a folder or a file.
+    /// Looks at a folder, a file, or what [`hub::locate`] fetches from the Hugging Face hub.
     ///
     /// # Errors
-    /// A path that is neither; files that cannot be read, or are none of weights.
+    /// A path that is none of them; files that cannot be read, or are none of weights.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_as(path, &Stated::default())
     }
@@ -111,7 +111,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_as(path: impl AsRef<Path>, stated: &Stated) -> Result<Self> {
-        let path = path.as_ref();
+        let path = &hub::locate(path)?;
         let mut checkpoint = match path.is_dir() {
             true => Self::folder(path)?,
             false => Self::file(path, stated)?,
@@ -169,20 +169,16 @@ impl Checkpoint {
         let mut checkpoint = Self::new(path, Dialect::Diffusers);
         checkpoint.tokenizers = Some(path.to_owned());
         let index: serde_json::Map<String, Value> = read_config(&index)?;
-        for (name, what) in &index {
-            let there = what.as_array().is_some_and(|what| !what.iter().all(Value::is_null));
-            if !there || name.starts_with("tokenizer") {
-                continue;
-            }
+        for name in parts(&index).filter(|name| !name.starts_with("tokenizer")) {
             let folder = path.join(name);
-            if NETWORKS.contains(&name.as_str()) {
-                checkpoint.networks.insert(name.clone(), network(&folder)?);
+            if NETWORKS.contains(&name) {
+                checkpoint.networks.insert(name.to_owned(), network(&folder)?);
             } else if name.ends_with("scheduler") {
                 let file = folder.join("scheduler_config.json");
-                checkpoint.schedulers.insert(name.clone(), (read_config(&file)?, file));
+                checkpoint.schedulers.insert(name.to_owned(), (read_config(&file)?, file));
             } else {
                 let why = "parts of the folder that draw no picture".to_owned();
-                checkpoint.leftovers.entry(why).or_default().push(name.clone());
+                checkpoint.leftovers.entry(why).or_default().push(name.to_owned());
             }
         }
         checkpoint.prediction_of_folder()?;
@@ -454,6 +450,12 @@ impl Checkpoint {
         let act = self.network(&text)?.config.get("hidden_act").and_then(Value::as_str);
         Tokenizer::clip(if act == Some("quick_gelu") { "<|endoftext|>" } else { "!" })
     }
+}
+
+/// The parts that a `model_index.json` says are there.
+pub(super) fn parts(index: &serde_json::Map<String, Value>) -> impl Iterator<Item = &str> {
+    let there = |what: &Value| what.as_array().is_some_and(|what| !what.iter().all(Value::is_null));
+    index.iter().filter(move |(_, what)| there(what)).map(|(name, _)| name.as_str())
 }
 
 fn network(folder: &Path) -> Result<Network> {

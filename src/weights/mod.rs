@@ -6,6 +6,7 @@ mod configs;
 mod doctor;
 mod family;
 mod folder;
+pub mod hub;
 mod ldm;
 mod lora;
 mod params;

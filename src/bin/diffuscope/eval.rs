@@ -17,6 +17,7 @@ use diffuscope::train::judge::{answers, judge_folder};
 use diffuscope::train::scenes::{Form, HeldOut, Scenes, Split, Truth};
 use diffuscope::train::scores::{Drawn, Memorisation, PromptMatch, Scores};
 use diffuscope::train::vae::psnr;
+use diffuscope::weights::hub::locate;
 use diffuscope::weights::write_file;
 use diffuscope::{Error, Result};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -47,8 +48,8 @@ often it is right on true scenes, and on true scenes that went through the model
 picture can be expected to score higher. A model for pictures two or more times as large as the judge's is judged
 by its pictures made smaller.")]
 pub struct Eval {
-    /// A model for scenes: a diffusers folder [default: the embedded one]
-    #[arg(long, value_name = "FOLDER")]
+    /// A model for scenes: a diffusers folder, or OWNER/NAME of the Hugging Face hub [default: the embedded one]
+    #[arg(long, value_name = "FOLDER|ID")]
     model: Option<PathBuf>,
     /// A judge's folder [default: the embedded one]
     #[arg(long, value_name = "FOLDER")]
@@ -132,7 +133,7 @@ pub fn run(args: Eval) -> Result<()> {
     let mut sd = None;
     let alone;
     let (vae, size) = if args.autoencoder {
-        alone = Vae::open(folder.join("vae"), kind, picked.device)?;
+        alone = Vae::open(locate(&folder)?.join("vae"), kind, picked.device)?;
         let side = alone.config().sample_size;
         (&alone, (side, side))
     } else {

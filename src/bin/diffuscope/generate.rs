@@ -34,9 +34,10 @@ pub struct Generate {
     /// What the picture should not show; one text for all prompts
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     negative: String,
-    /// A model: a folder with a model_index.json, as diffusers saves it, or one .safetensors or .ckpt file
+    /// A model: a folder with a model_index.json, as diffusers saves it, one .safetensors or .ckpt file, or what of
+    /// the Hugging Face hub is fetched once: OWNER/NAME, OWNER/NAME@REVISION, OWNER/NAME/FILE.safetensors
     /// [default: the embedded one]
-    #[arg(long, value_name = "FOLDER|FILE")]
+    #[arg(long, value_name = "FOLDER|FILE|ID")]
     model: Option<PathBuf>,
     /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE", requires = "model")]
@@ -117,6 +118,7 @@ Examples:
   diffuscope generate \"a red ball on the sea, 3d\" --init photo.jpg --strength 1 --mask white-where-new.png
   diffuscope generate \"a cat at night, 3d\" --seed 7 --variation 8,0.2
   diffuscope generate \"a castle\" --model ~/stable-diffusion-v1-5 --guidance 7.5 --out castle.png
+  diffuscope generate \"a castle\" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance 7.5
   diffuscope generate \"a castle\" --model ~/stable-diffusion-v1-5 --lora watercolour.safetensors:0.8
 
 Ctrl-C ends after the step under way, writes what there is, and the exit code is 130; a second one ends at once.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use diffuscope::prediction::Prediction;
+use diffuscope::weights::hub::locate_headers;
 use diffuscope::weights::{Checkpoint, NetworkReport, Report, Stated, examine};
 use diffuscope::{Error, Result};
 
@@ -13,12 +14,15 @@ Examples:
   diffuscope inspect ~/stable-diffusion-v1-5
   diffuscope inspect v2-1_768-ema-pruned.safetensors
   diffuscope inspect v1-5-pruned-emaonly.ckpt --json
+  diffuscope inspect stable-diffusion-v1-5/stable-diffusion-v1-5
 
 Only headers are read: a large file takes no longer than a small one. A .ckpt is read without executing
-anything in it.")]
+anything in it. Of a .safetensors on the Hugging Face hub no more than the header is fetched, of a .ckpt or .bin
+the whole, once.")]
 pub struct Inspect {
-    /// A diffusers folder, one of its parts, or one .safetensors or .ckpt file
-    #[arg(value_name = "PATH")]
+    /// A diffusers folder, one of its parts, one .safetensors or .ckpt file, or a name of the Hugging Face
+    /// hub: OWNER/NAME, OWNER/NAME@REVISION, OWNER/NAME/FILE.safetensors
+    #[arg(value_name = "PATH_OR_ID")]
     path: PathBuf,
     /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE")]
@@ -33,7 +37,10 @@ const SHOWN: usize = 12;
 
 pub fn run(args: Inspect) -> Result<()> {
     let stated = Stated { prediction: args.prediction, ..Stated::default() };
-    let report = examine(&Checkpoint::open_as(&args.path, &stated)?);
+    let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+    let path = locate_headers(&args.path, &folder)?;
+    let report = examine(&Checkpoint::open_as(path, &stated)?);
+    let report = Report { path: args.path, ..report };
     let text = match args.json {
         true => serde_json::to_string_pretty(&report)
             .map_err(|e| Error::argument("report", "JSON", e, ""))?,

@@ -6,6 +6,7 @@ use clap::Args;
 use diffuscope::pipeline::tiny_folder;
 use diffuscope::plot::schedule_figure;
 use diffuscope::sampler::SchedulerConfig;
+use diffuscope::weights::hub::locate;
 use diffuscope::{Error, Result};
 
 use crate::out::check_place;
@@ -14,10 +15,12 @@ use crate::out::check_place;
 #[command(after_help = "\
 Examples:
   diffuscope schedule
-  diffuscope schedule --model ~/stable-diffusion-v1-5 --out schedule.png")]
+  diffuscope schedule --model ~/stable-diffusion-v1-5 --out schedule.png
+  diffuscope schedule --model stabilityai/stable-diffusion-2-1")]
 pub struct Schedule {
-    /// A model: a folder with scheduler/scheduler_config.json [default: the embedded one]
-    #[arg(long, value_name = "FOLDER")]
+    /// A model: a folder with scheduler/scheduler_config.json, or OWNER/NAME of the Hugging Face hub, of which this
+    /// file alone is fetched [default: the embedded one]
+    #[arg(long, value_name = "FOLDER|ID")]
     model: Option<PathBuf>,
     /// The PNG file to write
     #[arg(long, value_name = "FILE.png", default_value = "schedule.png")]
@@ -30,7 +33,7 @@ pub fn run(args: Schedule) -> Result<()> {
     }
     check_place(&args.out)?;
     let folder = args.model.unwrap_or_else(tiny_folder);
-    let config = SchedulerConfig::open(folder.join("scheduler").join("scheduler_config.json"))?;
+    let config = SchedulerConfig::open(locate(folder.join("scheduler/scheduler_config.json"))?)?;
     let schedule = config.schedule()?;
     let (betas, bars, snr) = (schedule.betas(), schedule.alphas_cumprod(), schedule.snr());
     let last = betas.len().saturating_sub(1);
