@@ -94,17 +94,17 @@ pub fn training_kind(device: Device) -> Kind {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn cpu_has_bf16() -> bool {
+pub(crate) fn cpu_has_bf16() -> bool {
     std::arch::is_x86_feature_detected!("avx512bf16")
 }
 
 #[cfg(target_arch = "aarch64")]
-fn cpu_has_bf16() -> bool {
+pub(crate) fn cpu_has_bf16() -> bool {
     std::arch::is_aarch64_feature_detected!("bf16")
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn cpu_has_bf16() -> bool {
+pub(crate) fn cpu_has_bf16() -> bool {
     false
 }
 

@@ -101,8 +101,8 @@ pub struct StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Opens a diffusers folder, or one `.safetensors` or `.ckpt` file in latent-diffusion's keys. The networks
-    /// compute in `kind`; latents stay f32.
+    /// Opens a diffusers folder, one `.safetensors` or `.ckpt` file in latent-diffusion's keys, or (feature `hub`)
+    /// what an id of the Hugging Face hub names. The networks compute in `kind`; latents stay f32.
     ///
     /// # Errors
     /// A path that is neither, lacks a part, or whose parts do not fit each other.

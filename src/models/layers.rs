@@ -3,7 +3,28 @@
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
+use crate::device::cpu_has_bf16;
 use crate::weights::{Init, Params, channels_last};
+
+/// What a network keeps between its layers. Weights in bf16 on a CPU save memory; rounding every sum as well would lose
+/// accuracy, and save time only where there are instructions for bf16, and then only in a network that is large for its
+/// pictures: the others are `exact`. A network that learns keeps its weights' dtype.
+pub(super) fn carried_kind(params: &Params, exact: bool) -> Kind {
+    match (params.kind(), params.device()) {
+        (Kind::BFloat16, Device::Cpu) if !params.is_fresh() && (exact || !cpu_has_bf16()) => {
+            Kind::Float
+        }
+        (kind, _) => kind,
+    }
+}
+
+/// What a layer multiplies in. A CPU without instructions for bf16 imitates it, many times as slowly as f32.
+fn product_kind(weight: &Tensor) -> Kind {
+    match (weight.kind(), weight.device()) {
+        (Kind::BFloat16, Device::Cpu) if !cpu_has_bf16() => Kind::Float,
+        (kind, _) => kind,
+    }
+}
 
 /// `y = x W^T + b`
 pub(super) struct Linear {
@@ -23,7 +44,9 @@ impl Linear {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        let kind = product_kind(&self.weight);
+        let bias = self.bias.as_ref().map(|bias| bias.to_kind(kind));
+        x.to_kind(kind).linear(&self.weight.to_kind(kind), bias.as_ref()).to_kind(x.kind())
     }
 }
 
@@ -55,7 +78,9 @@ impl Conv2d {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.conv2d(&self.weight, Some(&self.bias), self.stride, self.padding, 1, 1)
+        let kind = product_kind(&self.weight);
+        let [input, weight, bias] = [x, &self.weight, &self.bias].map(|t| t.to_kind(kind));
+        input.conv2d(&weight, Some(&bias), self.stride, self.padding, 1, 1).to_kind(x.kind())
     }
 }
 
@@ -74,19 +99,19 @@ impl GroupNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let norm = |x: &Tensor, weight: &Tensor, bias: &Tensor| {
+        let norm = |x: &Tensor| {
+            let [weight, bias] = [&self.weight, &self.bias].map(|t| t.to_kind(x.kind()));
             x.group_norm(self.groups, Some(weight), Some(bias), self.eps, true)
         };
         if !(x.kind() == Kind::BFloat16 && x.device() == Device::Cpu) {
-            return norm(x, &self.weight, &self.bias);
+            return norm(x);
         }
         // libtorch's norm of bf16 in channels-last order, and its gradient, take several times as long as in
         // plain order. Reordering a large picture costs more than computing it in f32.
         if x.size()[2] * x.size()[3] <= 256 {
-            return channels_last(&norm(&x.contiguous(), &self.weight, &self.bias));
+            return channels_last(&norm(&x.contiguous()));
         }
-        let [x, weight, bias] = [x, &self.weight, &self.bias].map(|t| t.to_kind(Kind::Float));
-        norm(&x, &weight, &bias).to_kind(Kind::BFloat16)
+        norm(&x.to_kind(Kind::Float)).to_kind(Kind::BFloat16)
     }
 }
 
@@ -104,7 +129,8 @@ impl LayerNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+        let [weight, bias] = [&self.weight, &self.bias].map(|t| t.to_kind(x.kind()));
+        x.layer_norm(weight.size(), Some(&weight), Some(&bias), self.eps, true)
     }
 }
 
@@ -168,7 +194,7 @@ pub(super) fn join_heads(x: &Tensor) -> Tensor {
 /// `softmax(q k^T / sqrt(d)) v`, Vaswani et al. 2017, eq. 1. `upcast` computes it in f32.
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, upcast: bool) -> Tensor {
     let kind = v.kind();
-    let wide = |x: &Tensor| if upcast { x.to_kind(Kind::Float) } else { x.shallow_clone() };
+    let wide = |x: &Tensor| x.to_kind(if upcast { Kind::Float } else { product_kind(x) });
     let none = None::<&Tensor>;
     Tensor::scaled_dot_product_attention(
         &wide(q),

@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{Conv2d, GroupNorm, Linear, ResnetBlock, attention, join_heads, split_heads};
+use super::layers::{
+    Conv2d, GroupNorm, Linear, ResnetBlock, attention, carried_kind, join_heads, split_heads,
+};
 use crate::weights::{Params, channels_last, read_config, weight_files};
 use crate::{Error, Result};
 
@@ -405,6 +407,7 @@ pub struct Vae {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     kind: Kind,
+    carried: Kind,
     device: Device,
 }
 
@@ -427,6 +430,7 @@ impl Vae {
                 .then(|| Conv2d::new(&(params / "post_quant_conv"), latent, latent, 1)),
             config: config.clone(),
             kind: params.kind(),
+            carried: carried_kind(params, true),
             device: params.device(),
         };
         params.finish()?;
@@ -450,7 +454,7 @@ impl Vae {
         &self.config
     }
 
-    /// The dtype that it computes in.
+    /// The dtype of its weights: what it multiplies in, where the device has instructions for it.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -481,7 +485,7 @@ impl Vae {
             let expected = format!("[B, {channels}, H, W] with H and W multiples of {f}");
             return Err(Error::shape("image", expected, &size));
         }
-        let image = channels_last(&image.to_device(self.device).to_kind(self.kind));
+        let image = channels_last(&image.to_device(self.device).to_kind(self.carried));
         let network = |x: &Tensor| {
             let h = self.encoder.forward(x);
             self.quant_conv.as_ref().map_or(h.shallow_clone(), |conv| conv.forward(&h))
@@ -531,7 +535,7 @@ impl Vae {
         if size.len() != 4 || size[1] != channels || size.contains(&0) {
             return Err(Error::shape("latents", format!("[B, {channels}, h, w]"), &size));
         }
-        let z = latents.to_device(self.device).to_kind(self.kind) / self.config.scaling_factor
+        let z = latents.to_device(self.device).to_kind(self.carried) / self.config.scaling_factor
             + self.config.shift_factor.unwrap_or(0.);
         let network = |z: &Tensor| {
             let z = self.post_quant_conv.as_ref().map_or(z.shallow_clone(), |conv| conv.forward(z));

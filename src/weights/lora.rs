@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
-use super::{LoraKeys, Params, TensorFile, ldm, read_config};
+use super::{LoraKeys, Params, TensorFile, hub, ldm, read_config};
 use crate::{Error, Result};
 
 /// Low-rank changes to the weights of some layers.
@@ -72,13 +72,13 @@ const NETWORKS: [(&str, &str); 7] = [
 impl Lora {
     /// Opens a file of low-rank changes in kohya's keys (`lora_unet_..._to_q.lora_down.weight`) or in PEFT's and
     /// diffusers' (`unet....to_q.lora_A.weight`, and the older ones), or the folder that PEFT or diffusers saved
-    /// it in.
+    /// it in; of the Hugging Face hub `OWNER/NAME/FILE.safetensors`.
     ///
     /// # Errors
     /// A file that is none of low-rank changes; one that holds anything else too (DoRA, LoHa, biases), or half of
     /// a pair: nothing is left out in silence.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let (path, config) = find(path.as_ref())?;
+        let (path, config) = find(&hub::locate(path)?)?;
         let file = TensorFile::open(&path)?;
         let refused = |what: String| Error::weights(&path, what);
         let mut found: BTreeMap<String, [Option<String>; 4]> = BTreeMap::new();

@@ -170,6 +170,11 @@ impl Params {
         self.store.borrow().kind
     }
 
+    /// Whether the tensors are fresh ones, to be trained.
+    pub fn is_fresh(&self) -> bool {
+        matches!(self.store.borrow().from, From::Nothing)
+    }
+
     /// The device of the tensors.
     pub fn device(&self) -> Device {
         self.store.borrow().device

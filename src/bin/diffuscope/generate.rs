@@ -42,6 +42,9 @@ pub struct Generate {
     /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE", requires = "model")]
     prediction: Option<Prediction>,
+    /// A diffusers folder whose configurations and tokenizer a single file has, where its shapes do not tell them
+    #[arg(long, value_name = "FOLDER", requires = "model")]
+    configs: Option<PathBuf>,
     /// Low-rank changes to the model, a file or a folder, with a strength after a colon: 1 as it was trained; may be
     /// given several times
     #[arg(long = "lora", value_name = "FILE[:S]")]
@@ -203,7 +206,7 @@ pub fn run(mut args: Generate) -> Result<bool> {
     let picked = diffuscope::device::pick(args.device.as_deref())?;
     say(&format!("device: {picked}"));
     let folder = args.model.clone().unwrap_or_else(tiny_folder);
-    let stated = Stated { prediction: args.prediction, ..Stated::default() };
+    let stated = Stated { prediction: args.prediction, configs: args.configs.clone() };
     let checkpoint = Checkpoint::open_as(&folder, &stated)?;
     let mut model =
         StableDiffusion::from_checkpoint(&checkpoint, args.dtype.kind(), picked.device)?;

@@ -27,6 +27,9 @@ pub struct Inspect {
     /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE")]
     prediction: Option<Prediction>,
+    /// A diffusers folder whose configurations a single file has, where its shapes do not tell them
+    #[arg(long, value_name = "FOLDER")]
+    configs: Option<PathBuf>,
     /// Everything, every key included, as JSON
     #[arg(long)]
     json: bool,
@@ -36,7 +39,7 @@ pub struct Inspect {
 const SHOWN: usize = 12;
 
 pub fn run(args: Inspect) -> Result<()> {
-    let stated = Stated { prediction: args.prediction, ..Stated::default() };
+    let stated = Stated { prediction: args.prediction, configs: args.configs };
     let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let path = locate_headers(&args.path, &folder)?;
     let report = examine(&Checkpoint::open_as(path, &stated)?);

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::super::layers::{LayerNorm, Linear, attention, join_heads, split_heads};
+use super::super::layers::{LayerNorm, Linear, attention, carried_kind, join_heads, split_heads};
 use crate::weights::{Init, Params, read_config, weight_files};
 use crate::{Error, Result};
 
@@ -167,6 +167,7 @@ pub struct TextEncoder {
     final_layer_norm: LayerNorm,
     /// `CLIPTextModelWithProjection`'s.
     text_projection: Option<Linear>,
+    carried: Kind,
 }
 
 impl TextEncoder {
@@ -210,6 +211,7 @@ impl TextEncoder {
             text_projection: projected.then(|| {
                 Linear::no_bias(&(root / "text_projection"), width, config.projection_dim)
             }),
+            carried: carried_kind(&params, true),
             config: config.clone(),
         };
         params.finish()?;
@@ -312,7 +314,8 @@ impl TextEncoder {
         }
         let ids = ids.f_to_device(self.token_embedding.device())?;
         let tokens = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
-        let mut states = vec![tokens + self.position_embedding.narrow(0, 0, size[1])];
+        let places = self.position_embedding.narrow(0, 0, size[1]);
+        let mut states = vec![tokens.to_kind(self.carried) + places.to_kind(self.carried)];
         for (i, layer) in self.layers.iter().enumerate() {
             let heads = self.config.num_attention_heads;
             states.push(layer.forward(&states[i], heads, self.activation));

@@ -15,7 +15,7 @@ pub use conditions::Conditions;
 pub use config::UNetConfig;
 pub use embedding::{guidance_embedding, timestep_embedding};
 
-use super::layers::{Conv2d, GroupNorm, ResnetBlock};
+use super::layers::{Conv2d, GroupNorm, ResnetBlock, carried_kind};
 use crate::weights::{Params, channels_last, read_config, weight_files};
 use crate::{Error, Result};
 use attention::{Probe, SpatialTransformer};
@@ -38,6 +38,7 @@ pub struct UNet {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     kind: Kind,
+    carried: Kind,
     device: Device,
 }
 
@@ -124,6 +125,7 @@ impl UNet {
             conv_out: Conv2d::new(&(params / "conv_out"), first, config.out_channels, 3),
             config: config.clone(),
             kind: params.kind(),
+            carried: carried_kind(params, false),
             device: params.device(),
         };
         params.finish()?;
@@ -146,7 +148,7 @@ impl UNet {
         &self.config
     }
 
-    /// The dtype that it computes in.
+    /// The dtype of its weights: what it multiplies in, where the device has instructions for it.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -217,14 +219,14 @@ impl UNet {
         probe: &Probe,
     ) -> Result<Tensor> {
         self.check(sample, timestep, conditions)?;
-        let here = |x: &Tensor| x.to_device(self.device).to_kind(self.kind);
+        let here = |x: &Tensor| x.to_device(self.device).to_kind(self.carried);
         let mut x = here(sample);
         if let Some(channels) = &conditions.channels {
             x = Tensor::cat(&[x, here(channels)], 1);
         }
         let context = here(&conditions.context);
         let t = timestep.to_device(self.device).reshape([-1]).expand([sample.size()[0]], false);
-        let time = Some(self.embedding.forward(&t, conditions, self.kind));
+        let time = Some(self.embedding.forward(&t, conditions, self.carried));
         let time = time.as_ref();
         let layer =
             |x: &Tensor, (resnet, transformer): &(ResnetBlock, Option<SpatialTransformer>)| {
