@@ -91,8 +91,10 @@ pub struct StableDiffusion {
     pub max_noise_level: usize,
     /// Tiles for pictures that do not fit into memory; `None` for the whole picture at once.
     pub tiling: Option<Tiling>,
-    /// Where the networks are.
+    /// Where the networks compute.
     pub device: Device,
+    /// Where they are while they do not, if they move: see [`StableDiffusion::offloaded`].
+    home: Option<Device>,
     /// What was assumed when the checkpoint was opened, in words for a person.
     pub notes: Vec<String>,
     /// The networks' tensors by name, and those of them that low-rank changes were added to.
@@ -145,6 +147,10 @@ impl StableDiffusion {
             UNet::new(p, config)
         })?;
         let vae_kind = checkpoint.config::<VaeConfig>("vae")?.kind(kind);
+        let vae = checkpoint.build("vae", vae_kind, device, |p, config| {
+            params.insert("vae".into(), p.clone());
+            Vae::new(p, config)
+        })?;
         let model = Self {
             tokenizer: checkpoint.tokenizer("tokenizer")?,
             text_encoder,
@@ -154,13 +160,14 @@ impl StableDiffusion {
             text_encoder_2,
             zeros_for_empty_prompt: force_zeros_for_empty_prompt.unwrap_or(false),
             unet,
-            vae: checkpoint.build("vae", vae_kind, device, Vae::new)?,
+            vae,
             schedule: scheduler.schedule()?,
             scheduler,
             low_res_schedule: low_res.map(|config| config.schedule()).transpose()?,
             max_noise_level: max_noise_level.unwrap_or(350),
             tiling: None,
             device,
+            home: None,
             notes: checkpoint.notes(),
             params,
             changed: BTreeSet::new(),
@@ -196,7 +203,31 @@ impl StableDiffusion {
         weights::merge(&self.params, &mut self.changed, loras)
     }
 
-    /// The tensors of `unet`, `text_encoder` or `text_encoder_2`, by name: the memory that the network computes
+    /// The same model, whose networks stay where they were opened (the CPU, say) and move to `device` each while it is
+    /// used: a GPU then needs room for the largest of them alone, and the way there and back takes time.
+    ///
+    /// ```no_run
+    /// # use diffuscope::pipeline::StableDiffusion;
+    /// # use tch::{Device, Kind};
+    /// let model = StableDiffusion::open("sdxl", Kind::Half, Device::Cpu)?.offloaded(Device::Cuda(0));
+    /// # Ok::<(), diffuscope::Error>(())
+    /// ```
+    pub fn offloaded(mut self, device: Device) -> Self {
+        self.home = Some(self.home.unwrap_or(self.device));
+        self.device = device;
+        self
+    }
+
+    /// Runs what needs these networks with them on the device where they compute.
+    fn using<T>(&self, networks: &[&str], run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(home) = self.home else { return run() };
+        let all = || networks.iter().filter_map(|name| self.params.get(*name));
+        let done = all().try_for_each(|params| params.move_to(self.device)).and_then(|()| run());
+        all().try_for_each(|params| params.move_to(home))?;
+        done
+    }
+
+    /// The tensors of `unet`, `vae`, `text_encoder` or `text_encoder_2`, by name: the memory that the network computes
     /// with. Empty for any other name.
     pub fn tensors(&self, network: &str) -> Vec<(String, Tensor)> {
         self.params.get(network).map(Params::variables).unwrap_or_default()
@@ -353,7 +384,8 @@ impl StableDiffusion {
             let todo = "use f32, or a smaller guidance scale";
             return Err(Error::argument("latents", "finite numbers", "NaN or infinite", todo));
         }
-        Ok(no_grad(|| self.vae.decode_tiled(latents, self.tiling))?.to_device(Device::Cpu))
+        let decode = || no_grad(|| self.vae.decode_tiled(latents, self.tiling));
+        Ok(self.using(&["vae"], decode)?.to_device(Device::Cpu))
     }
 
     /// The steps from a start to pictures. `each` is told of every step and may break: the run then stops and
@@ -366,27 +398,29 @@ impl StableDiffusion {
         prepared: &Prepared<'_>,
         mut each: impl FnMut(SamplingStep) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let mut sampling = prepared.sampling()?;
-        let mut seen = None;
-        for i in 0.. {
-            if let Some((uncond, cond)) = prepared.contexts_at(i) {
-                sampling.set_contexts(uncond, cond)?;
+        let (latents, seen) = self.using(&["unet"], || {
+            let mut sampling = prepared.sampling()?;
+            let mut seen = None;
+            for i in 0.. {
+                if let Some((uncond, cond)) = prepared.contexts_at(i) {
+                    sampling.set_contexts(uncond, cond)?;
+                }
+                let Some(step) = sampling.next() else { break };
+                let mut step = step?;
+                if let Some(kept) = &prepared.kept {
+                    let restored = kept.restore(&prepared.plan, step.i + 1, &step.prev_sample)?;
+                    step.prev_sample = restored.shallow_clone();
+                    sampling.set_sample(restored);
+                }
+                let more = step.i + 1 < prepared.plan.steps.len();
+                let x_0 = step.x_0.shallow_clone();
+                if each(step).is_break() && more {
+                    seen = Some(x_0);
+                    break;
+                }
             }
-            let Some(step) = sampling.next() else { break };
-            let mut step = step?;
-            if let Some(kept) = &prepared.kept {
-                let restored = kept.restore(&prepared.plan, step.i + 1, &step.prev_sample)?;
-                step.prev_sample = restored.shallow_clone();
-                sampling.set_sample(restored);
-            }
-            let more = step.i + 1 < prepared.plan.steps.len();
-            let x_0 = step.x_0.shallow_clone();
-            if each(step).is_break() && more {
-                seen = Some(x_0);
-                break;
-            }
-        }
-        let latents = sampling.into_sample();
+            Ok((sampling.into_sample(), seen))
+        })?;
         let image = self.decode(seen.as_ref().unwrap_or(&latents))?;
         Ok(Generation { latents: latents.to_device(Device::Cpu), image, finished: seen.is_none() })
     }

@@ -169,7 +169,11 @@ fn damaged_models_are_refused() {
     replaced(unet, "\"cross_attention_dim\"", "\"other\"", "cross_attention_dim");
     replaced(unet, "{", "", "config.json");
     replaced("vae/config.json", "\"block_out_channels\"", "\"other\"", "block_out_channels");
-    for (key, value) in [("cross_attention_dim", "-8"), ("cross_attention_dim", "999999999999")] {
+    for (key, value) in [
+        ("cross_attention_dim", "-8"),
+        ("cross_attention_dim", "999999999999"),
+        ("layers_per_block", "4096"),
+    ] {
         let text = fs::read_to_string(model.join(unet)).unwrap();
         let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
         config[key] = serde_json::from_str(value).unwrap();

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use diffuscope::weights::{Checkpoint, TensorFile, examine};
+use diffuscope::pipeline::StableDiffusion;
+use diffuscope::weights::{Checkpoint, Lora, TensorFile, examine};
+use tch::{Device, Kind};
 
 /// Counts what is allocated at the moment.
 struct Counted;
@@ -194,8 +196,45 @@ fn damage(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
+/// Low-rank changes of three layers of a small model, in two spellings, as a file without a checksum.
+fn low_rank() -> Seed {
+    let (kohya, peft) = (golden::open("lora/sd1_kohya"), golden::open("lora/sd1_diffusers"));
+    let chosen = ["conv_in", "mid_block_attentions_0_proj_in", "time_embedding.linear_1"];
+    let mut tensors = Vec::new();
+    for file in [&kohya, &peft] {
+        for name in file.names().filter(|name| chosen.iter().any(|part| name.contains(part))) {
+            let values = file.tensor(name).unwrap().to_kind(Kind::Float).flatten(0, -1);
+            let bytes: Vec<u8> = Vec::<f32>::try_from(values)
+                .unwrap()
+                .iter()
+                .flat_map(|v| v.to_le_bytes())
+                .collect();
+            let shape: Vec<usize> = file.shape(name).unwrap().iter().map(|&n| n as usize).collect();
+            // One layer in kohya's keys, the others in PEFT's.
+            if name.contains("mid_block_attentions_0_proj_in") || !name.starts_with("lora_") {
+                tensors.push((name.to_owned(), shape, bytes));
+            }
+        }
+    }
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (
+            name,
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)
+                .unwrap(),
+        )
+    });
+    let file = safetensors::serialize(views, None).unwrap();
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    Seed::Safetensors { header: file[8..8 + length].into(), data: file[8 + length..].into() }
+}
+
 /// Reads everything that can be read of a file; whether it could be opened.
-fn execute(path: &Path) -> bool {
+fn execute(path: &Path, model: &mut StableDiffusion) -> bool {
+    // What a LoRA does to a model can be undone, whatever it was.
+    if let Ok(lora) = Lora::open(path) {
+        let _ = model.set_loras(&[(lora, 1.)]);
+        model.set_loras(&[]).unwrap();
+    }
     let Ok(file) = TensorFile::open(path) else { return false };
     for name in file.names() {
         // A tensor of a file that opened can be read.
@@ -215,7 +254,12 @@ fn fuzz(seconds: f64) {
     let small = ["tensors.ckpt", "lightning.ckpt", "tensors.safetensors"];
     let mut seeds: Vec<Seed> =
         small.iter().map(|name| Seed::read(&golden.join("odd").join(name))).collect();
+    seeds.insert(0, low_rank());
+    let few = seeds.len();
     seeds.extend(["sd1.ckpt", "sd2.ckpt"].map(|name| Seed::read(&golden.join(name))));
+    seeds.push(Seed::read(&golden::path("families/sdxl/single.safetensors")));
+    let mut model =
+        StableDiffusion::open(golden::path("pipeline/sd1"), Kind::Float, Device::Cpu).unwrap();
     let raw: Vec<Vec<u8>> = seeds.iter().map(Seed::write).collect();
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -225,6 +269,10 @@ fn fuzz(seconds: f64) {
     println!("in {}", folder.display());
     let variable = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let mut random = Random(variable("DIFFUSCOPE_FUZZ_SEED").unwrap_or(0));
+
+    std::fs::write(&path, &raw[0]).unwrap();
+    let whole = Lora::open(&path).and_then(|lora| model.set_loras(&[(lora, 1.)]));
+    whole.expect("low-rank changes that are well");
 
     let start = Instant::now();
     let now = move || start.elapsed().as_millis() as u64;
@@ -239,9 +287,9 @@ fn fuzz(seconds: f64) {
     let (mut executions, mut opened) = (0u64, 0u64);
     while start.elapsed().as_secs_f64() < seconds {
         // The large ones seldom: most of what goes wrong fits into a small file.
-        let i =
-            if random.below(200) == 0 { 3 + random.below(2) } else { random.below(small.len()) };
-        let other = &raw[random.below(small.len())];
+        let large = random.below(200) == 0;
+        let i = if large { few + random.below(seeds.len() - few) } else { random.below(few) };
+        let other = &raw[random.below(few)];
         let mut bytes = if random.below(4) == 0 {
             raw[i].clone()
         } else {
@@ -255,7 +303,7 @@ fn fuzz(seconds: f64) {
         std::fs::write(&path, &bytes).unwrap();
         EXECUTION.store(executions, Relaxed);
         BEGAN.store(now(), Relaxed);
-        opened += u64::from(execute(&path));
+        opened += u64::from(execute(&path, &mut model));
         BEGAN.store(u64::MAX, Relaxed);
         executions += 1;
     }

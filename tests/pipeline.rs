@@ -281,6 +281,32 @@ fn a_picture_of_a_batch_is_the_same_alone() -> Result<()> {
     Ok(())
 }
 
+/// Networks that move: on a machine without a GPU from the CPU to the CPU, which must change nothing.
+#[test]
+fn networks_that_stay_elsewhere_draw_the_same() -> Result<()> {
+    let away = match tch::Cuda::is_available() {
+        true => Device::Cuda(0),
+        false => Device::Cpu,
+    };
+    for folder in ["pipeline/sd1", "families/sdxl"] {
+        let model = opened(folder)?;
+        let request = || Request { num_inference_steps: 3, ..small() };
+        let expected = model.generate(&request())?;
+        let model = model.offloaded(away);
+        for _ in 0..2 {
+            let got = model.generate(&request())?;
+            assert!(apart(&got.latents, &expected.latents) < 1e-4, "{folder}");
+            assert!(apart(&got.image, &expected.image) < 1e-3, "{folder}");
+        }
+        for network in ["unet", "vae", "text_encoder"] {
+            let tensors = model.tensors(network);
+            assert!(!tensors.is_empty());
+            assert!(tensors.iter().all(|(_, tensor)| tensor.device() == Device::Cpu), "{network}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_run_that_is_stopped_gives_what_there_is() -> Result<()> {
     let model = opened("pipeline/sd1")?;

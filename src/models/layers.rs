@@ -9,9 +9,9 @@ use crate::weights::{Init, Params, channels_last};
 /// What a network keeps between its layers. Weights in bf16 on a CPU save memory; rounding every sum as well would lose
 /// accuracy, and save time only where there are instructions for bf16, and then only in a network that is large for its
 /// pictures: the others are `exact`. A network that learns keeps its weights' dtype.
-pub(super) fn carried_kind(params: &Params, exact: bool) -> Kind {
-    match (params.kind(), params.device()) {
-        (Kind::BFloat16, Device::Cpu) if !params.is_fresh() && (exact || !cpu_has_bf16()) => {
+pub(super) fn carried_kind(weight: &Tensor, exact: bool) -> Kind {
+    match (weight.kind(), weight.device()) {
+        (Kind::BFloat16, Device::Cpu) if !weight.requires_grad() && (exact || !cpu_has_bf16()) => {
             Kind::Float
         }
         (kind, _) => kind,
@@ -75,6 +75,10 @@ impl Conv2d {
         let weight = params.tensor("weight", &[outputs, inputs, kernel, kernel], init);
         let bias = params.tensor("bias", &[outputs], init);
         Self { weight, bias, stride, padding }
+    }
+
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {

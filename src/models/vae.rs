@@ -82,15 +82,15 @@ impl VaeConfig {
             return Err(Error::argument("block_out_channels", "1 to 8 levels", levels, ""));
         }
         let counts = [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-            ("latent_channels", self.latent_channels),
-            ("layers_per_block", self.layers_per_block),
-            ("norm_num_groups", self.norm_num_groups),
+            ("in_channels", self.in_channels, 1 << 14),
+            ("out_channels", self.out_channels, 1 << 14),
+            ("latent_channels", self.latent_channels, 1 << 14),
+            ("layers_per_block", self.layers_per_block, 64),
+            ("norm_num_groups", self.norm_num_groups, 1 << 14),
         ];
-        for (name, value) in counts {
-            if !(1..=1 << 14).contains(&value) {
-                return Err(Error::argument(name, "a count of 1 and more", value, ""));
+        for (name, value, most) in counts {
+            if !(1..=most).contains(&value) {
+                return Err(Error::argument(name, format!("a count from 1 to {most}"), value, ""));
             }
         }
         for &width in &self.block_out_channels {
@@ -407,8 +407,6 @@ pub struct Vae {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     kind: Kind,
-    carried: Kind,
-    device: Device,
 }
 
 impl Vae {
@@ -430,8 +428,6 @@ impl Vae {
                 .then(|| Conv2d::new(&(params / "post_quant_conv"), latent, latent, 1)),
             config: config.clone(),
             kind: params.kind(),
-            carried: carried_kind(params, true),
-            device: params.device(),
         };
         params.finish()?;
         Ok(vae)
@@ -485,7 +481,7 @@ impl Vae {
             let expected = format!("[B, {channels}, H, W] with H and W multiples of {f}");
             return Err(Error::shape("image", expected, &size));
         }
-        let image = channels_last(&image.to_device(self.device).to_kind(self.carried));
+        let image = channels_last(&self.carried(image));
         let network = |x: &Tensor| {
             let h = self.encoder.forward(x);
             self.quant_conv.as_ref().map_or(h.shallow_clone(), |conv| conv.forward(&h))
@@ -498,6 +494,12 @@ impl Vae {
         let mean = moments.narrow(1, 0, latent);
         let logvar = moments.narrow(1, latent, latent).clamp(-30., 20.);
         Ok(Posterior { mean, logvar })
+    }
+
+    /// Where the network is, in what it keeps between its layers.
+    fn carried(&self, x: &Tensor) -> Tensor {
+        let weight = self.decoder.conv_in.weight();
+        x.to_device(weight.device()).to_kind(carried_kind(weight, true))
     }
 
     /// Scales what the posterior gives to what the U-Net works on:
@@ -535,7 +537,7 @@ impl Vae {
         if size.len() != 4 || size[1] != channels || size.contains(&0) {
             return Err(Error::shape("latents", format!("[B, {channels}, h, w]"), &size));
         }
-        let z = latents.to_device(self.device).to_kind(self.carried) / self.config.scaling_factor
+        let z = self.carried(latents) / self.config.scaling_factor
             + self.config.shift_factor.unwrap_or(0.);
         let network = |z: &Tensor| {
             let z = self.post_quant_conv.as_ref().map_or(z.shallow_clone(), |conv| conv.forward(z));

@@ -70,15 +70,18 @@ impl StableDiffusion {
             ));
         }
         let mut x = self.encode(image, None)?.expand_as(&prepared.x_t).to_device(self.device);
-        for (position, step) in plan.steps.iter().rev().map(|s| (s.position, s.pair())) {
-            let mut x_t = x.shallow_clone();
-            for _ in 0..iterations {
-                let output = no_grad(|| prepared.predict(&x_t, step.t as f64))?;
-                let noise_pred = position.noise_pred(plan.prediction, &x_t, &output)?;
-                x_t = ddim_inverse_step(&self.schedule, step, &x, &noise_pred)?;
+        self.using(&["unet"], || {
+            for (position, step) in plan.steps.iter().rev().map(|s| (s.position, s.pair())) {
+                let mut x_t = x.shallow_clone();
+                for _ in 0..iterations {
+                    let output = no_grad(|| prepared.predict(&x_t, step.t as f64))?;
+                    let noise_pred = position.noise_pred(plan.prediction, &x_t, &output)?;
+                    x_t = ddim_inverse_step(&self.schedule, step, &x, &noise_pred)?;
+                }
+                x = x_t;
             }
-            x = x_t;
-        }
+            Ok(())
+        })?;
         Ok(x.to_device(tch::Device::Cpu))
     }
 }

@@ -159,7 +159,11 @@ impl StableDiffusion {
     pub fn prepare(&self, request: &Request) -> Result<Prepared<'_>> {
         self.check_request(request)?;
         let plan = self.plan(request)?;
-        let (uncond, cond) = self.texts_at(request, 0, plan.num_inference_steps)?;
+        let encoders = ["text_encoder", "text_encoder_2"];
+        let ((uncond, cond), later_contexts) = self.using(&encoders, || {
+            let first = self.texts_at(request, 0, plan.num_inference_steps)?;
+            Ok((first, self.later_contexts(request, &plan)?))
+        })?;
         let shape = self.latent_shape(request)?;
         let drawn = self.draw(request, &plan, &shape)?;
         let x_0 = match &request.init {
@@ -182,7 +186,6 @@ impl StableDiffusion {
             }
         };
         let guided = self.unet.config().time_cond_proj_dim.is_none();
-        let later_contexts = self.later_contexts(request, &plan)?;
         let guidance = match &request.guidance {
             _ if !guided => 1.0.into(),
             Some(guidance) => guidance.clone(),
@@ -283,7 +286,8 @@ impl StableDiffusion {
 
     /// A picture's scaled latents in f32 on the CPU: the mean, or drawn with `noise`.
     pub(super) fn encode(&self, image: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
-        let posterior = no_grad(|| self.vae.posterior_tiled(image, self.tiling))?;
+        let encode = || no_grad(|| self.vae.posterior_tiled(image, self.tiling));
+        let posterior = self.using(&["vae"], encode)?;
         let float = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Float);
         let posterior =
             Posterior { mean: float(&posterior.mean), logvar: float(&posterior.logvar) };

@@ -170,14 +170,20 @@ impl Params {
         self.store.borrow().kind
     }
 
-    /// Whether the tensors are fresh ones, to be trained.
-    pub fn is_fresh(&self) -> bool {
-        matches!(self.store.borrow().from, From::Nothing)
-    }
-
     /// The device of the tensors.
     pub fn device(&self) -> Device {
         self.store.borrow().device
+    }
+
+    /// Moves every tensor to `device`, and with them the network that was built from them.
+    pub(crate) fn move_to(&self, device: Device) -> Result<()> {
+        let mut store = self.store.borrow_mut();
+        for (_, tensor) in &mut store.variables {
+            let moved = tensor.f_to_device(device)?;
+            tensor.f_set_data(&moved)?;
+        }
+        store.device = device;
+        Ok(())
     }
 
     /// Every tensor that was asked for, in order, sharing memory with the network's.

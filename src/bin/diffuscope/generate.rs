@@ -14,7 +14,7 @@ use diffuscope::sampler::{Method, Sampler};
 use diffuscope::trace::Trace;
 use diffuscope::weights::{Checkpoint, Lora, Stated};
 use diffuscope::{Error, Result, picture};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::out::{Out, check_place, slug};
 use crate::tasks::Tasks;
@@ -100,6 +100,9 @@ pub struct Generate {
     /// cpu, cuda, cuda:N or mps [default: CUDA if it is there, else the CPU]
     #[arg(long, value_name = "D")]
     device: Option<String>,
+    /// Keep the networks in the CPU's memory and move each to the device while it is used
+    #[arg(long)]
+    offload: bool,
     /// FILE.png, or a folder, which is made if it is not there. Several pictures become one labelled
     /// sheet in a file, and files of their own and a sheet in a folder [default: a file in this
     /// folder, named after the prompt]
@@ -208,8 +211,11 @@ pub fn run(mut args: Generate) -> Result<bool> {
     let folder = args.model.clone().unwrap_or_else(tiny_folder);
     let stated = Stated { prediction: args.prediction, configs: args.configs.clone() };
     let checkpoint = Checkpoint::open_as(&folder, &stated)?;
-    let mut model =
-        StableDiffusion::from_checkpoint(&checkpoint, args.dtype.kind(), picked.device)?;
+    let home = if args.offload { Device::Cpu } else { picked.device };
+    let mut model = StableDiffusion::from_checkpoint(&checkpoint, args.dtype.kind(), home)?;
+    if args.offload {
+        model = model.offloaded(picked.device);
+    }
     let mut loras = Vec::new();
     for LoraFile { path, strength } in &args.loras {
         let lora = Lora::open(path)?;

@@ -56,8 +56,9 @@ impl TextConfig {
             ("projection_dim", self.projection_dim),
         ];
         for (name, value) in positive {
-            if !(1..=1 << 20).contains(&value) {
-                return Err(Error::argument(name, "a count of 1 and more", value, ""));
+            let most = if name == "num_hidden_layers" { 256 } else { 1 << 20 };
+            if !(1..=most).contains(&value) {
+                return Err(Error::argument(name, format!("a count from 1 to {most}"), value, ""));
             }
         }
         if self.hidden_size % self.num_attention_heads != 0 {
@@ -167,7 +168,6 @@ pub struct TextEncoder {
     final_layer_norm: LayerNorm,
     /// `CLIPTextModelWithProjection`'s.
     text_projection: Option<Linear>,
-    carried: Kind,
 }
 
 impl TextEncoder {
@@ -211,7 +211,6 @@ impl TextEncoder {
             text_projection: projected.then(|| {
                 Linear::no_bias(&(root / "text_projection"), width, config.projection_dim)
             }),
-            carried: carried_kind(&params, true),
             config: config.clone(),
         };
         params.finish()?;
@@ -315,7 +314,8 @@ impl TextEncoder {
         let ids = ids.f_to_device(self.token_embedding.device())?;
         let tokens = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
         let places = self.position_embedding.narrow(0, 0, size[1]);
-        let mut states = vec![tokens.to_kind(self.carried) + places.to_kind(self.carried)];
+        let carried = carried_kind(&self.token_embedding, true);
+        let mut states = vec![tokens.to_kind(carried) + places.to_kind(carried)];
         for (i, layer) in self.layers.iter().enumerate() {
             let heads = self.config.num_attention_heads;
             states.push(layer.forward(&states[i], heads, self.activation));

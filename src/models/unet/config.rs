@@ -249,15 +249,15 @@ impl UNetConfig {
             let got = format!("{:?}", self.only_cross_attention);
             Error::argument("only_cross_attention", expected, got, "")
         })?;
-        let per_level = |name: &str, value: &PerLevel| {
-            let all = value.levels(count).filter(|all| all.iter().all(|n| (1..=4096).contains(n)));
-            let expected = format!("a count of 1 and more, or a list of {count}");
+        let per_level = |name: &str, value: &PerLevel, most: i64| {
+            let all = value.levels(count).filter(|all| all.iter().all(|n| (1..=most).contains(n)));
+            let expected = format!("a count from 1 to {most}, or a list of {count}");
             all.ok_or_else(|| Error::argument(name, expected, format!("{value:?}"), ""))
         };
-        let heads = per_level("attention_head_dim", &self.attention_head_dim)?;
-        let resnets = per_level("layers_per_block", &self.layers_per_block)?;
+        let heads = per_level("attention_head_dim", &self.attention_head_dim, 4096)?;
+        let resnets = per_level("layers_per_block", &self.layers_per_block, 64)?;
         let transformers =
-            per_level("transformer_layers_per_block", &self.transformer_layers_per_block)?;
+            per_level("transformer_layers_per_block", &self.transformer_layers_per_block, 64)?;
         for (name, value) in [
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),

@@ -38,8 +38,6 @@ pub struct UNet {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     kind: Kind,
-    carried: Kind,
-    device: Device,
 }
 
 impl UNet {
@@ -125,8 +123,6 @@ impl UNet {
             conv_out: Conv2d::new(&(params / "conv_out"), first, config.out_channels, 3),
             config: config.clone(),
             kind: params.kind(),
-            carried: carried_kind(params, false),
-            device: params.device(),
         };
         params.finish()?;
         Ok(unet)
@@ -219,14 +215,16 @@ impl UNet {
         probe: &Probe,
     ) -> Result<Tensor> {
         self.check(sample, timestep, conditions)?;
-        let here = |x: &Tensor| x.to_device(self.device).to_kind(self.carried);
+        let weight = self.conv_in.weight();
+        let (device, carried) = (weight.device(), carried_kind(weight, false));
+        let here = |x: &Tensor| x.to_device(device).to_kind(carried);
         let mut x = here(sample);
         if let Some(channels) = &conditions.channels {
             x = Tensor::cat(&[x, here(channels)], 1);
         }
         let context = here(&conditions.context);
-        let t = timestep.to_device(self.device).reshape([-1]).expand([sample.size()[0]], false);
-        let time = Some(self.embedding.forward(&t, conditions, self.carried));
+        let t = timestep.to_device(device).reshape([-1]).expand([sample.size()[0]], false);
+        let time = Some(self.embedding.forward(&t, conditions, carried));
         let time = time.as_ref();
         let layer =
             |x: &Tensor, (resnet, transformer): &(ResnetBlock, Option<SpatialTransformer>)| {
