@@ -12,10 +12,13 @@ use diffuscope::{Result, picture, plot};
 const PROMPT: &str = "a red cat left of a blue ball on the beach, flat";
 const SCALES: [f64; 4] = [1., 3., 7., 15.];
 
+/// What is asked for at a guidance scale.
+type Rule = fn(f64) -> Request;
+
 fn main() -> Result<()> {
     let out = std::env::args().nth(1).unwrap_or("guidance_rules.png".into());
     let model = StableDiffusion::tiny()?;
-    let rules: [(&str, fn(f64) -> Request); 9] = [
+    let rules: [(&str, Rule); 9] = [
         ("plain", |scale| guided(scale.into())),
         ("rescaled, 0.7", |scale| guided(Guidance { rescale: 0.7, ..scale.into() })),
         ("steps 20 to 80 %", |scale| {
