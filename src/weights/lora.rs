@@ -260,15 +260,15 @@ pub(crate) fn merge(
             all.entry(target).or_default().push((lora, layer, *strength));
         }
     }
-    let params = |target: &Target| {
+    let of = |target: &Target| {
         let missing = || Error::argument("network", "one of the model", target.0, "");
         networks.get(target.0).ok_or_else(missing)
     };
     for target in std::mem::take(changed) {
-        params(&target)?.rewrite(&target.1, None)?;
+        of(&target)?.rewrite(&target.1, None)?;
     }
     for (target, layers) in &all {
-        let params = params(target)?;
+        let params = of(target)?;
         changed.insert(target.clone());
         let write = || -> Result<()> {
             let shape = params.shape(&target.1);
@@ -284,7 +284,7 @@ pub(crate) fn merge(
         };
         if let Err(error) = write() {
             for target in std::mem::take(changed) {
-                networks[target.0].rewrite(&target.1, None)?;
+                of(&target)?.rewrite(&target.1, None)?;
             }
             return Err(error);
         }

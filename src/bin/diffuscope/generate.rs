@@ -132,8 +132,9 @@ Ctrl-C ends after the step under way, writes what there is, and the exit code is
 A PNG carries what it was made with, as text: prompt, negative_prompt, seed, guidance_scale, sampler,
 num_inference_steps, eta, width, height, dtype, model, Software and, where they were given, init,
 strength, mask, depth, small, noise_level, initial_latents, variation, clip_skip, lora, guidance_rescale,
-guidance_interval, projected, weighted. A sheet has the lists prompts, seeds and guidance_scales. A prompt that is longer than 75 tokens is cut, with a
-warning; another one names words that the model was never taught.";
+guidance_interval, projected, weighted. A sheet has the lists prompts, seeds and guidance_scales. A
+prompt that is longer than 75 tokens is cut, with a warning; another one names words that the model was
+never taught.";
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Dtype {
