@@ -57,14 +57,9 @@ fn main() -> Result<()> {
 }
 
 fn guided(guidance: Guidance) -> Request {
-    Request {
-        guidance_scale: guidance.scale,
-        guidance: Some(guidance),
-        seed: 3,
-        ..Request::new(PROMPT)
-    }
+    Request { guidance, seed: 3, ..Request::new(PROMPT) }
 }
 
 fn weighted(scale: f64, prompt: &str) -> Request {
-    Request { prompts: vec![prompt.into()], weighted_prompts: true, ..guided(scale.into()) }
+    Request { weighted_prompts: true, guidance: scale.into(), seed: 3, ..Request::new(prompt) }
 }

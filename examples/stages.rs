@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use diffuscope::device;
 use diffuscope::pipeline::StableDiffusion;
-use diffuscope::weights::{TensorFile, write_tensors};
+use diffuscope::tensor_file::{TensorFile, write_tensors};
 use tch::{Kind, Tensor, no_grad};
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -10,7 +10,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// A value outside what the stage is defined for.
-    #[error("{what}: expected {expected}, got {got}{}", hint(.todo))]
+    #[error("{what}: expected {expected}, got {got}{}", after_semicolon(.hint))]
     Argument {
         /// The argument's name.
         what: String,
@@ -18,8 +18,8 @@ pub enum Error {
         expected: String,
         /// The value that it had.
         got: String,
-        /// What to do, or empty.
-        todo: String,
+        /// What to do about it, or empty.
+        hint: String,
     },
     /// A tensor whose shape does not fit.
     #[error("{what}: expected the shape {expected}, got {got:?}")]
@@ -90,8 +90,8 @@ pub enum Error {
     Tensor(#[from] tch::TchError),
 }
 
-fn hint(todo: &str) -> String {
-    if todo.is_empty() { String::new() } else { format!("; {todo}") }
+fn after_semicolon(hint: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!("; {hint}") }
 }
 
 /// libtorch appends its C++ stack to every message.
@@ -100,19 +100,28 @@ fn first_line(error: &tch::TchError) -> String {
 }
 
 impl Error {
-    /// A value outside what the stage is defined for. `todo` may be empty.
-    pub fn argument(
-        what: impl ToString,
-        expected: impl ToString,
-        got: impl ToString,
-        todo: impl ToString,
-    ) -> Self {
+    /// A value outside what the stage is defined for.
+    ///
+    /// ```
+    /// let error = diffuscope::Error::argument("steps", "1 to 1000", 0).hint("ask for one step or more");
+    /// assert_eq!(error.to_string(), "steps: expected 1 to 1000, got 0; ask for one step or more");
+    /// ```
+    pub fn argument(what: impl ToString, expected: impl ToString, got: impl ToString) -> Self {
         Self::Argument {
             what: what.to_string(),
             expected: expected.to_string(),
             got: got.to_string(),
-            todo: todo.to_string(),
+            hint: String::new(),
         }
+    }
+
+    /// The same error, and what to do about it: the end of the sentence of an [`Error::Argument`]; other errors say
+    /// it in their message.
+    pub fn hint(mut self, advice: impl ToString) -> Self {
+        if let Self::Argument { hint, .. } = &mut self {
+            *hint = advice.to_string();
+        }
+        self
     }
 
     /// A tensor whose shape does not fit.

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::forward::same_shape;
+use crate::check::same_shape;
 use crate::{Error, Result};
 
 /// Classifier-free guidance.
@@ -32,7 +32,7 @@ pub fn guide(uncond: &Tensor, cond: &Tensor, guidance_scale: f64) -> Result<Tens
     Ok(uncond + guidance_scale * (cond - uncond))
 }
 
-/// Brings a guided prediction back to the spread of the conditional one, by part.
+/// Brings a guided prediction back towards the spread of the conditional one.
 ///
 /// ```text
 /// rescaled = guided std(cond) / std(guided)        out = phi rescaled + (1 - phi) guided
@@ -47,7 +47,7 @@ pub fn rescale(guided: &Tensor, cond: &Tensor, guidance_rescale: f64) -> Result<
     same_shape("cond", cond, guided)?;
     if !(0. ..=1.).contains(&guidance_rescale) {
         let expected = "0 (as it is) to 1 (the conditional one's spread)";
-        return Err(Error::argument("guidance_rescale", expected, guidance_rescale, ""));
+        return Err(Error::argument("guidance_rescale", expected, guidance_rescale));
     }
     let spread = |x: &Tensor| x.std_dim(&each_picture(x)[..], true, true);
     let share = spread(cond) / spread(guided);
@@ -57,11 +57,11 @@ pub fn rescale(guided: &Tensor, cond: &Tensor, guidance_rescale: f64) -> Result<
 /// Adaptive projected guidance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Projection {
-    /// How much is kept of what points along the conditional prediction: 1 is plain guidance.
+    /// How much is kept of the part along the conditional prediction: 1 is plain guidance.
     pub eta: f64,
-    /// The longest difference of the predictions; longer ones are shortened to it. Infinite for any.
+    /// The largest length of the predictions' difference; a longer one is shortened to it. Infinite for no limit.
     pub norm_threshold: f64,
-    /// How much of the differences of the steps before is added; negative: taken away.
+    /// How much of the previous steps' differences is added; a negative value takes it away.
     pub momentum: f64,
 }
 
@@ -72,7 +72,7 @@ impl Default for Projection {
     }
 }
 
-/// Guidance without what points along the conditional prediction, which only saturates colours.
+/// Guidance without the part that points along the conditional prediction, which only saturates colours.
 ///
 /// ```text
 /// d = cond - uncond + momentum d_before        d = d min(1, r / |d|)
@@ -96,7 +96,7 @@ pub fn guide_projected(
     finite(guidance_scale)?;
     if projection.norm_threshold.is_nan() || projection.norm_threshold <= 0. {
         let got = projection.norm_threshold;
-        return Err(Error::argument("norm_threshold", "above 0; infinite for none", got, ""));
+        return Err(Error::argument("norm_threshold", "above 0; infinite for none", got));
     }
     let mut difference = cond - uncond;
     if let Some(before) = before {
@@ -121,11 +121,11 @@ fn each_picture(x: &Tensor) -> Vec<i64> {
 fn finite(guidance_scale: f64) -> Result<()> {
     match guidance_scale.is_finite() {
         true => Ok(()),
-        false => Err(Error::argument("guidance_scale", "a finite number", guidance_scale, "")),
+        false => Err(Error::argument("guidance_scale", "a finite number", guidance_scale)),
     }
 }
 
-/// How the two predictions of a whole sampling become one.
+/// How two predictions become one at every step of a sampling.
 ///
 /// # Examples
 /// ```
@@ -142,12 +142,12 @@ pub struct Guidance {
     pub scale: f64,
     /// A scale for every step in place of `scale`; empty for none.
     pub scales: Vec<f64>,
-    /// The part of the steps that is guided, from 0 (the first) to 1; outside of it the conditional prediction stands
+    /// The part of the steps that is guided, from 0 (the first) to 1; outside it the conditional prediction is used
     /// alone. Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval".
     pub interval: Option<(f64, f64)>,
     /// How far [`rescale`] goes, 0 to 1.
     pub rescale: f64,
-    /// Adaptive projected guidance in place of the plain rule.
+    /// Adaptive projected guidance in place of the plain rule: [`guide_projected`].
     pub projection: Option<Projection>,
 }
 
@@ -159,7 +159,8 @@ impl From<f64> for Guidance {
 }
 
 impl Guidance {
-    /// The scale at step `i` of `n`: steps `start n` to before `end n` of the interval are guided, both rounded down.
+    /// The scale at step `i` of `n`. Guided are the steps from `start n` up to, not including, `end n`, both rounded
+    /// down.
     pub fn scale_at(&self, i: usize, n: usize) -> f64 {
         let scale = self.scales.get(i).copied().unwrap_or(self.scale);
         match self.interval {
@@ -171,7 +172,7 @@ impl Guidance {
         }
     }
 
-    /// Whether it can be followed over `n` steps.
+    /// Refuses guidance that does not fit a sampling of `n` steps.
     ///
     /// # Errors
     /// A scale that is not finite; another number of scales than steps; an interval or a rescaling outside [0, 1].
@@ -180,16 +181,16 @@ impl Guidance {
         self.scales.iter().try_for_each(|&scale| finite(scale))?;
         if !self.scales.is_empty() && self.scales.len() != n {
             let expected = format!("{n}, one a step");
-            return Err(Error::argument("guidance scales", expected, self.scales.len(), ""));
+            return Err(Error::argument("guidance scales", expected, self.scales.len()));
         }
         if let Some((start, end)) = self.interval
             && !(0. <= start && start <= end && end <= 1.)
         {
             let got = format!("{start} to {end}");
-            return Err(Error::argument("guidance interval", "0 to 1, upwards", got, ""));
+            return Err(Error::argument("guidance interval", "0 to 1, upwards", got));
         }
         if !(0. ..=1.).contains(&self.rescale) {
-            return Err(Error::argument("guidance_rescale", "0 to 1", self.rescale, ""));
+            return Err(Error::argument("guidance_rescale", "0 to 1", self.rescale));
         }
         Ok(())
     }

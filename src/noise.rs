@@ -1,7 +1,7 @@
 //! The only place that draws random numbers.
 //!
-//! A seed gives the numbers of `torch.Generator("cpu").manual_seed(seed)`: everything is drawn on the
-//! CPU in f32 and then moved, so that CPU and GPU see the same noise.
+//! A seed gives the numbers of `torch.Generator("cpu").manual_seed(seed)`. Everything is drawn on the CPU in f32 and then
+//! moved, so that CPU and GPU get the same noise.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
-/// tch offers only the global generator: whoever draws holds this.
+/// tch has only the global generator, so drawing holds this lock.
 static GENERATOR: Mutex<()> = Mutex::new(());
 
 fn lock() -> MutexGuard<'static, ()> {
@@ -32,28 +32,27 @@ pub fn standard_normal(shape: &[i64], seed: i64) -> Result<Tensor> {
     Ok(standard_normals(shape, seed, 1)?.remove(0))
 }
 
-/// Draws `count` tensors of `shape` one after another from one generator: what a sampler that adds
-/// noise at every step consumes.
+/// Draws `count` tensors of `shape` one after another from one generator, for a sampler that adds noise at every step.
 ///
 /// # Errors
 /// A negative length.
 pub fn standard_normals(shape: &[i64], seed: i64, count: usize) -> Result<Vec<Tensor>> {
     if shape.iter().any(|&n| n < 0) {
-        return Err(Error::shape("noise", "lengths of 0 and more", shape));
+        return Err(Error::shape("noise", "lengths of 0 or more", shape));
     }
     let _guard = lock();
     tch::manual_seed(seed);
     (0..count).map(|_| Ok(Tensor::f_randn(shape, (Kind::Float, Device::Cpu))?)).collect()
 }
 
-/// Draws tensors of `shapes` for every seed, one after another from that seed's generator, and stacks them:
-/// [seeds, shape...] each. What belongs to a seed is the same alone.
+/// Draws tensors of `shapes` for every seed, one after another from that seed's generator, and stacks them to
+/// [seeds, shape...] each. A seed gives the same numbers in a batch and alone.
 ///
 /// # Errors
 /// A negative length; no seed.
 pub fn normals_of_seeds(seeds: &[i64], shapes: &[Vec<i64>]) -> Result<Vec<Tensor>> {
     if let Some(shape) = shapes.iter().find(|shape| shape.iter().any(|&n| n < 0)) {
-        return Err(Error::shape("noise", "lengths of 0 and more", shape));
+        return Err(Error::shape("noise", "lengths of 0 or more", shape));
     }
     let draw = |&seed: &i64| {
         let _guard = lock();
@@ -72,14 +71,14 @@ pub fn normals_of_seeds(seeds: &[i64], shapes: &[Vec<i64>]) -> Result<Vec<Tensor
         .collect()
 }
 
-/// From `a` to `b` on the sphere, for every sample of a batch: what lies between two draws of noise is as long
-/// as they are, and looks like a draw itself.
+/// Spherical interpolation from `a` to `b`, for every sample of a batch: the result between two draws of noise is as long as
+/// they are, and so is like a draw itself.
 ///
 /// ```text
 /// slerp(a, b, w) = (sin((1 - w) theta) a + sin(w theta) b) / sin(theta)      Shoemake 1985, section 3.3
 /// ```
 ///
-/// `theta` is the angle between them; where it is 0 or half a turn, the way is a line.
+/// `theta` is the angle between them; where it is 0 or half a turn, the interpolation is linear.
 ///
 /// # Shapes
 /// `a` and `b` [B, ...] alike; returns the same.
@@ -95,7 +94,7 @@ pub fn normals_of_seeds(seeds: &[i64], shapes: &[Vec<i64>]) -> Result<Vec<Tensor
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
 pub fn slerp(a: &Tensor, b: &Tensor, weight: f64) -> Result<Tensor> {
-    crate::forward::same_shape("b", b, a)?;
+    crate::check::same_shape("b", b, a)?;
     if a.dim() == 0 {
         return Err(Error::shape("a", "[B, ...]", &a.size()));
     }
@@ -106,14 +105,14 @@ pub fn slerp(a: &Tensor, b: &Tensor, weight: f64) -> Result<Tensor> {
     let cos = dot(&from, &to) / (dot(&from, &from) * dot(&to, &to)).sqrt();
     let theta = cos.clamp(-1., 1.).acos();
     let sin = theta.sin();
-    let line = sin.abs().lt(1e-7);
+    let linear = sin.abs().lt(1e-7);
     let share =
-        |w: f64| ((&theta * w).sin() / &sin).where_self(&line.logical_not(), &Tensor::from(w));
+        |w: f64| ((&theta * w).sin() / &sin).where_self(&linear.logical_not(), &Tensor::from(w));
     let mixed = share(1. - weight) * from + share(weight) * to;
     Ok(mixed.reshape(a.size()).to_kind(a.kind()))
 }
 
-/// Runs `draw` with torch's global generator started from `seed`, and nobody else drawing.
+/// Runs `draw` with torch's global generator seeded with `seed`, and locked for all others.
 pub fn with_seed<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
     let _guard = lock();
     tch::manual_seed(seed);
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_on_the_sphere_turns_evenly_and_ends_where_it_should() -> Result<()> {
+    fn interpolation_on_the_sphere_turns_evenly_and_ends_where_it_should() -> Result<()> {
         let (a, b) = (standard_normal(&[2, 3, 50], 1)?, standard_normal(&[2, 3, 50], 2)?);
         let near = |x: &Tensor, y: &Tensor| (x - y).abs().max().double_value(&[]) < 1e-6;
         assert!(near(&slerp(&a, &b, 0.)?, &a) && near(&slerp(&a, &b, 1.)?, &b));

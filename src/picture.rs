@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::path::Path;
 
 use image::error::{ImageError, LimitErrorKind};
@@ -12,6 +12,7 @@ use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use tch::{Kind, Tensor};
 
+use crate::write_file::write_file;
 use crate::{Error, Result};
 
 /// The longest side of a picture that is read or written.
@@ -46,7 +47,6 @@ impl Rgb8 {
                 "pixels",
                 format!("{width} × {height} × 3 bytes"),
                 self.pixels.len(),
-                "",
             ));
         }
         let bytes = Tensor::from_slice(&self.pixels).view([1, height, width, 3]);
@@ -74,7 +74,6 @@ impl Rgb8 {
                     "metadata key",
                     "1 to 79 printable Latin-1 characters",
                     format!("{key:?}"),
-                    "",
                 ));
             }
             encoder.add_itxt_chunk(key.clone(), value).map_err(|e| fail(e.to_string()))?;
@@ -104,12 +103,12 @@ impl Rgb8 {
 /// (its proportions are not kept: crop it first if they must be).
 ///
 /// # Errors
-/// A file that is missing, is no picture, is damaged or cut short, or is larger than 16384 pixels
+/// A file that is missing, is not a picture, is damaged or cut short, or is larger than 16384 pixels
 /// a side; a size of 0 or above 16384.
 pub fn read(path: impl AsRef<Path>, width: u32, height: u32) -> Result<Tensor> {
     for (what, value) in [("width", width), ("height", height)] {
         if !(1..=LONGEST_SIDE).contains(&value) {
-            return Err(Error::argument(what, format!("1 to {LONGEST_SIDE} pixels"), value, ""));
+            return Err(Error::argument(what, format!("1 to {LONGEST_SIDE} pixels"), value));
         }
     }
     let rgb = open(path.as_ref())?;
@@ -129,7 +128,7 @@ pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32)> {
 /// Reads the metadata of a PNG file: what [`write_png`] was given as `text`.
 ///
 /// # Errors
-/// A file that is missing or is no PNG.
+/// A file that is missing or not a PNG.
 pub fn read_png_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
     let path = path.as_ref();
     let fail = |e: png::DecodingError| Error::image(path.display(), e);
@@ -203,7 +202,7 @@ pub fn to_rgb8(image: &Tensor) -> Result<Vec<Rgb8>> {
 
 /// Writes one picture as a PNG file, with `text` as UTF-8 metadata (`iTXt` chunks).
 ///
-/// The file is written beside and then renamed: it is whole or not there.
+/// The file is written whole or not at all.
 ///
 /// # Shapes
 /// `image` `[1, 3, H, W]` or `[3, H, W]` in `[-1, 1]`; see [`to_rgb8`].
@@ -211,7 +210,7 @@ pub fn to_rgb8(image: &Tensor) -> Result<Vec<Rgb8>> {
 /// # Errors
 /// What [`to_rgb8`] refuses; several pictures; a folder that is missing or cannot be written.
 pub fn write_png(path: impl AsRef<Path>, image: &Tensor, text: &[(String, String)]) -> Result<()> {
-    write_beside(path.as_ref(), &one(image)?.to_png(text)?)
+    write_file(path.as_ref(), &one(image)?.to_png(text)?)
 }
 
 /// The only picture of a batch of one.
@@ -225,26 +224,6 @@ pub(crate) fn one(image: &Tensor) -> Result<Rgb8> {
     }
     let mut pictures = to_rgb8(image)?;
     pictures.pop().ok_or_else(|| Error::shape("picture", "[1, 3, H, W]", &image.size()))
-}
-
-/// Writes a file beside its place and then renames it: it is whole or not there.
-pub(crate) fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |e: std::io::Error| Error::io(path, e);
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // A temporary file is private; a result has the permissions of any other file.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.prefix(".").suffix(".part").tempfile_in(folder).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.persist(path).map_err(|e| fail(e.error))?;
-    Ok(())
 }
 
 fn open(path: &Path) -> Result<RgbImage> {

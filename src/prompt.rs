@@ -125,13 +125,13 @@ fn split(text: &str, at: char) -> Vec<String> {
 ///
 /// # Examples
 /// ```
-/// use diffuscope::prompt::{Piece, weights};
-/// let pieces = weights("a (red:1.5) apple")?;
+/// use diffuscope::prompt::{Piece, parse_weights};
+/// let pieces = parse_weights("a (red:1.5) apple")?;
 /// assert_eq!(pieces[1], Piece { text: "red".into(), weight: 1.5 });
-/// assert_eq!(weights("((very))")?[0].weight, 1.1 * 1.1);
+/// assert_eq!(parse_weights("((very))")?[0].weight, 1.1 * 1.1);
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
-pub fn weights(prompt: &str) -> Result<Vec<Piece>> {
+pub fn parse_weights(prompt: &str) -> Result<Vec<Piece>> {
     let mut pieces = vec![Piece { text: String::new(), weight: 1. }];
     // Where each open bracket's first piece is.
     let (mut round, mut square): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
@@ -183,7 +183,7 @@ fn stated(pieces: &mut [Piece]) -> Result<Option<f64>> {
     let Some((text, number)) = last.text.rsplit_once(':') else { return Ok(None) };
     let Ok(weight) = number.trim().parse::<f64>() else { return Ok(None) };
     if !weight.is_finite() {
-        return Err(Error::argument("weight", "a finite number", number, ""));
+        return Err(Error::argument("weight", "a finite number", number));
     }
     last.text = text.to_owned();
     Ok(Some(weight))
@@ -199,7 +199,7 @@ fn stated(pieces: &mut [Piece]) -> Result<Option<f64>> {
 /// `context` [1, n, width], `weights` n of them; returns as `context`.
 /// # Errors
 /// Another number of weights than tokens.
-pub fn weighted(context: &Tensor, weights: &[f64]) -> Result<Tensor> {
+pub fn apply_weights(context: &Tensor, weights: &[f64]) -> Result<Tensor> {
     let size = context.size();
     if size.len() != 3 || size[1] != weights.len() as i64 {
         let expected = format!("[1, {}, width]", weights.len());
@@ -221,7 +221,7 @@ mod tests {
 
     fn pieces(prompt: &str) -> Vec<(String, f64)> {
         let round = |weight: f64| (weight * 1e6).round() / 1e6;
-        weights(prompt).unwrap().into_iter().map(|p| (p.text, round(p.weight))).collect()
+        parse_weights(prompt).unwrap().into_iter().map(|p| (p.text, round(p.weight))).collect()
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(pieces("\\(a\\) \\x"), of(&[("(a) \\x", 1.)]));
         assert_eq!(pieces("(a:b)"), of(&[("a:b", 1.1)]));
         assert_eq!(pieces(""), of(&[]));
-        assert!(weights("(a:inf)").is_err());
+        assert!(parse_weights("(a:inf)").is_err());
     }
 
     #[test]
@@ -265,14 +265,14 @@ mod tests {
     #[test]
     fn a_weighted_context_keeps_its_mean() -> Result<()> {
         let context = crate::noise::standard_normal(&[1, 3, 8], 1)? + 0.5;
-        let out = weighted(&context, &[1., 1.5, 1.])?;
+        let out = apply_weights(&context, &[1., 1.5, 1.])?;
         let mean = |x: &Tensor| x.mean(Kind::Float).double_value(&[]);
         assert!((mean(&out) - mean(&context)).abs() < 1e-5);
         let share = (out.get(0).get(1) / out.get(0).get(0))
             / (context.get(0).get(1) / context.get(0).get(0));
         assert!((share - 1.5).abs().max().double_value(&[]) < 1e-4);
-        assert!(weighted(&context, &[1., 1., 1.])?.equal(&context));
-        assert!(weighted(&context, &[1.]).is_err());
+        assert!(apply_weights(&context, &[1., 1., 1.])?.equal(&context));
+        assert!(apply_weights(&context, &[1.]).is_err());
         Ok(())
     }
 }

@@ -2,15 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rates::Rates;
+use crate::timesteps::Timesteps;
 use crate::{Error, Result};
 
-/// How beta grows over the training timesteps; serde reads diffusers' names.
+/// How beta grows over the training timesteps; serde uses diffusers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BetaSchedule {
-    /// `beta_t` on a line from `beta_start` to `beta_end`; Ho et al. 2020, section 4.
+    /// `beta_t` linear in t from `beta_start` to `beta_end`; Ho et al. 2020, section 4.
     #[serde(rename = "linear")]
     Linear,
-    /// `sqrt(beta_t)` on a line: what CompVis calls linear and Stable Diffusion uses.
+    /// `sqrt(beta_t)` linear in t: what CompVis calls linear and Stable Diffusion uses.
     #[serde(rename = "scaled_linear")]
     ScaledLinear,
     /// `alpha_bar` a squared cosine; Nichol & Dhariwal 2021, eq. 17.
@@ -51,7 +53,7 @@ impl Schedule {
     ) -> Result<Self> {
         let n = num_train_timesteps;
         if !(1..=100_000).contains(&n) {
-            return Err(Error::argument("num_train_timesteps", "1 to 100000", n, ""));
+            return Err(Error::argument("num_train_timesteps", "1 to 100000", n));
         }
         let line = |from: f64, to: f64, i: usize| match n {
             1 => from,
@@ -73,16 +75,16 @@ impl Schedule {
         Self::from_betas(betas)
     }
 
-    /// A schedule of the betas given, one a timestep.
+    /// A schedule of these betas, one per timestep.
     ///
     /// # Errors
     /// No beta, or one outside (0, 1).
     pub fn from_betas(betas: Vec<f64>) -> Result<Self> {
         if betas.is_empty() {
-            return Err(Error::argument("betas", "one a timestep", "none", ""));
+            return Err(Error::argument("betas", "one per timestep", "none"));
         }
         if let Some(beta) = betas.iter().find(|b| !(**b > 0. && **b < 1.)) {
-            return Err(Error::argument("beta", "above 0 and below 1", beta, ""));
+            return Err(Error::argument("beta", "above 0 and below 1", beta));
         }
         let alphas_cumprod = betas
             .iter()
@@ -94,8 +96,8 @@ impl Schedule {
         Ok(Self { betas, alphas_cumprod })
     }
 
-    /// The same schedule stretched so that nothing of the picture is left at the last timestep and as much as before at
-    /// the first.
+    /// The same schedule, stretched so that nothing of the picture is left at the last timestep, while the first one stays
+    /// as it was.
     ///
     /// ```text
     /// r_t = sqrt(alpha_bar_t)        r'_t = (r_t - r_T) r_1 / (r_1 - r_T)        Lin et al. 2023, algorithm 1
@@ -107,7 +109,7 @@ impl Schedule {
         let roots: Vec<f64> = self.alphas_cumprod.iter().map(|a| a.sqrt()).collect();
         let (first, last) = match roots[..] {
             [first, .., last] => (first, last),
-            _ => return Err(Error::argument("num_train_timesteps", "2 and more", roots.len(), "")),
+            _ => return Err(Error::argument("num_train_timesteps", "2 or more", roots.len())),
         };
         let stretched = |root: &f64| ((root - last) * first / (first - last)).powi(2);
         let alphas_cumprod: Vec<f64> = roots.iter().map(stretched).collect();
@@ -147,7 +149,7 @@ impl Schedule {
         self.betas.iter().map(|beta| 1. - beta).collect()
     }
 
-    /// `alpha_bar_t`: how much of the picture's variance is left at t.
+    /// `alpha_bar_t`: the share of the picture's variance that is left at t.
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
     }
@@ -162,8 +164,7 @@ impl Schedule {
         self.snr().into_iter().map(f64::ln).collect()
     }
 
-    /// `sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)`: the noise where the picture keeps its
-    /// size; Karras et al. 2022, table 1.
+    /// `sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)`: the noise relative to the picture; Karras et al. 2022, table 1.
     pub fn sigmas(&self) -> Vec<f64> {
         self.alphas_cumprod.iter().map(|a| ((1. - a) / a).sqrt()).collect()
     }
@@ -174,18 +175,50 @@ impl Schedule {
     /// `t` that is not below `num_train_timesteps`.
     pub fn alpha_bar(&self, t: usize) -> Result<f64> {
         let n = self.alphas_cumprod.len();
-        let todo = "timesteps are numbered from 0";
+        let advice = "timesteps are numbered from 0";
         self.alphas_cumprod
             .get(t)
             .copied()
-            .ok_or_else(|| Error::argument("timestep", format!("0..{n}"), t, todo))
+            .ok_or_else(|| Error::argument("timestep", format!("0..{n}"), t).hint(advice))
     }
 
-    /// `alpha_bar` before the first forward step is 1: nothing but picture.
+    /// How much of a sample is picture and how much is noise at `t`.
+    ///
+    /// ```text
+    /// signal_rate = sqrt(alpha_bar_t)        noise_rate = sqrt(1 - alpha_bar_t)        Ho et al. 2020, eq. 4
+    /// ```
+    ///
+    /// # Errors
+    /// No timestep; a fraction; one outside `0..num_train_timesteps`.
+    pub fn rates(&self, t: impl Into<Timesteps>) -> Result<Rates> {
+        let of = |t: usize| {
+            let alpha_bar_t = self.alphas_cumprod[t];
+            (alpha_bar_t.sqrt(), (1. - alpha_bar_t).sqrt())
+        };
+        let t = t.into().whole(self.num_train_timesteps())?;
+        Ok(Rates::per_sample(t.into_iter().map(of).collect()))
+    }
+
+    /// The rates of one forward step, from `t - 1` to `t`: how much of the less noisy sample is kept, and how much noise
+    /// is added.
+    ///
+    /// ```text
+    /// signal_rate = sqrt(1 - beta_t)        noise_rate = sqrt(beta_t)        Ho et al. 2020, eq. 2
+    /// ```
+    ///
+    /// # Errors
+    /// No timestep; a fraction; one outside `0..num_train_timesteps`.
+    pub fn rates_of_one_step(&self, t: impl Into<Timesteps>) -> Result<Rates> {
+        let of = |t: usize| ((1. - self.betas[t]).sqrt(), self.betas[t].sqrt());
+        let t = t.into().whole(self.num_train_timesteps())?;
+        Ok(Rates::per_sample(t.into_iter().map(of).collect()))
+    }
+
+    /// `alpha_bar` where a step ends; the picture itself has 1.
     pub(crate) fn alpha_bar_prev(&self, step: Step) -> Result<f64> {
         if step.t_prev.is_some_and(|t_prev| t_prev >= step.t && step.t > 0) {
             let expected = format!("below t = {}", step.t);
-            return Err(Error::argument("t_prev", expected, format!("{:?}", step.t_prev), ""));
+            return Err(Error::argument("t_prev", expected, format!("{:?}", step.t_prev)));
         }
         step.t_prev.map_or(Ok(1.), |t_prev| self.alpha_bar(t_prev))
     }
@@ -212,8 +245,8 @@ pub enum Spacing {
     Trailing,
 }
 
-/// The timesteps that `num_inference_steps` steps visit, from the noisiest on, rounded half to even
-/// as numpy does. `steps_offset` applies to leading spacing alone.
+/// The timesteps that `num_inference_steps` steps visit, the noisiest first, rounded half to even as numpy does.
+/// `steps_offset` applies only to leading spacing.
 ///
 /// # Errors
 /// No step, or more steps than timesteps; an offset that leads past the last timestep.
@@ -239,8 +272,8 @@ pub fn timesteps(
         .collect())
 }
 
-/// The same timesteps before rounding, where the spacing is a line: a sampler in sigma can stand
-/// between two training timesteps.
+/// The same timesteps before rounding, where the spacing is linear: a sampler in sigma may visit positions between two
+/// training timesteps.
 pub(crate) fn timesteps_f64(
     s: &Schedule,
     num_inference_steps: usize,
@@ -249,8 +282,8 @@ pub(crate) fn timesteps_f64(
 ) -> Result<Vec<f64>> {
     let (total, n) = (s.num_train_timesteps(), num_inference_steps);
     if !(1..=total).contains(&n) {
-        let todo = "a model has no more steps than training timesteps";
-        return Err(Error::argument("steps", format!("1 to {total}"), n, todo));
+        let advice = "a model has no more steps than training timesteps";
+        return Err(Error::argument("steps", format!("1 to {total}"), n).hint(advice));
     }
     let list: Vec<f64> = match spacing {
         Spacing::Leading => (0..n).rev().map(|i| (i * (total / n) + steps_offset) as f64).collect(),
@@ -271,13 +304,13 @@ pub(crate) fn timesteps_f64(
             "steps_offset",
             format!("timesteps below {total}"),
             format!("{t} in {n} steps with offset {steps_offset}"),
-            "use fewer steps or another spacing",
-        )),
+        )
+        .hint("use fewer steps or another spacing")),
         _ => Ok(list),
     }
 }
 
-/// Pairs every timestep with the next one that is visited; the last step ends on the picture.
+/// Pairs each timestep with the next one visited; the last step ends on the picture.
 pub fn steps(timesteps: &[usize]) -> Vec<Step> {
     let next = timesteps.iter().skip(1).map(|&t| Some(t)).chain([None]);
     timesteps.iter().zip(next).map(|(&t, t_prev)| Step { t, t_prev }).collect()

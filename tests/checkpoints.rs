@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use diffuscope::checkpoint::{Checkpoint, Family, LoraKeyStyle, OpenOptions, examine};
 use diffuscope::models::clip::{TextEncoder, Tokenizer};
 use diffuscope::models::unet::UNet;
 use diffuscope::models::vae::Vae;
 use diffuscope::pipeline::{Request, StableDiffusion};
 use diffuscope::prediction::Prediction;
 use diffuscope::sampler::Sampler;
-use diffuscope::weights::{
-    Checkpoint, Family, LoraKeys, Stated, TensorFile, examine, write_tensors,
-};
+use diffuscope::tensor_file::{TensorFile, write_tensors};
 use diffuscope::{Error, Result};
 use golden::Worst;
 use serde_json::Value;
@@ -54,8 +53,7 @@ fn single_files_are_what_diffusers_makes_of_the_same_networks() -> Result<()> {
             let ids = model.tokenizer.encode("a red star!")?.tensor();
             assert!(ids.equal(&number("ids")));
             let context = model.text_encoder.encode(&ids)?;
-            let noise_pred =
-                model.unet.forward(&number("latents"), &Tensor::from_slice(&[501i64]), &context)?;
+            let noise_pred = model.unet.forward(&number("latents"), 501, &context)?;
             let generated = model.generate(&Request {
                 negative_prompt: "blurry".into(),
                 sampler: Some(Sampler::ddim(0.)),
@@ -82,12 +80,15 @@ fn single_files_are_what_diffusers_makes_of_the_same_networks() -> Result<()> {
 fn a_single_file_can_be_stated_to_be_something() -> Result<()> {
     let path = checkpoint("sd2.ckpt");
     let assumed = Checkpoint::open(&path)?;
-    assert!(!assumed.prediction.said && assumed.prediction.prediction == Prediction::V);
+    assert!(!assumed.prediction.known && assumed.prediction.prediction == Prediction::V);
     assert!(assumed.notes()[0].contains("v_prediction was assumed"), "{:?}", assumed.notes());
-    let stated = Stated { prediction: Some(Prediction::Epsilon), ..Stated::default() };
-    let stated = Checkpoint::open_as(&path, &stated)?;
+    let options = OpenOptions { prediction: Some(Prediction::Epsilon), ..OpenOptions::default() };
+    let stated = Checkpoint::open_with(&path, &options)?;
     assert_eq!(stated.family, Family::Sd2Base);
-    assert!(stated.prediction.said && stated.notes().is_empty());
+    assert!(stated.prediction.known && stated.notes().is_empty());
+    // The base model's pictures are smaller than the 768-v model's.
+    assert_eq!(stated.networks["unet"].config["sample_size"], 64);
+    assert_eq!(assumed.networks["unet"].config["sample_size"], 96);
     let model = StableDiffusion::from_checkpoint(&stated, Kind::Float, Device::Cpu)?;
     assert_eq!(model.scheduler.prediction(), Prediction::Epsilon);
 
@@ -105,9 +106,9 @@ fn a_single_file_can_be_stated_to_be_something() -> Result<()> {
     let (scheduler, _) = &assumed.schedulers["scheduler"];
     let written = folder.path().join("scheduler/scheduler_config.json");
     fs::write(written, scheduler.to_string()).unwrap();
-    let stated = Stated { configs: Some(folder.path().to_owned()), ..Stated::default() };
-    let stated = Checkpoint::open_as(&path, &stated)?;
-    assert!(stated.prediction.said && stated.prediction.prediction == Prediction::V);
+    let stated = OpenOptions { configs: Some(folder.path().to_owned()), ..OpenOptions::default() };
+    let stated = Checkpoint::open_with(&path, &stated)?;
+    assert!(stated.prediction.known && stated.prediction.prediction == Prediction::V);
     let model = StableDiffusion::from_checkpoint(&stated, Kind::Float, Device::Cpu)?;
     assert_eq!(model.vae.config().scaling_factor, 0.5);
     Ok(())
@@ -220,7 +221,7 @@ fn published_families_are_named_from_their_headers() -> Result<()> {
         let found = Checkpoint::open(&path)?;
         assert_eq!(found.family, family, "{name}: {:?}", found.evidence);
         assert!(!found.evidence.is_empty() && found.unknown.is_empty(), "{:?}", found.unknown);
-        assert_eq!(found.prediction.said, !metadata.is_empty());
+        assert_eq!(found.prediction.known, !metadata.is_empty());
         let report = examine(&found);
         if matches!(family, Family::Sd1 | Family::Sd2V | Family::Sd2Base | Family::Vae) {
             assert!(report.is_whole(), "{name}: {report:#?}");
@@ -274,9 +275,9 @@ fn loras_and_strangers_are_named() -> Result<()> {
     let peft = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight";
     let old = "unet.down_blocks.0.attentions.0.processor.attn2.to_k_lora.down.weight";
     for (key, width, family, said) in [
-        (kohya, 768, Family::Lora(LoraKeys::Kohya), "SD 1.x"),
-        (peft, 2048, Family::Lora(LoraKeys::Peft), "SDXL"),
-        (peft, 1024, Family::Lora(LoraKeys::Peft), "SD 2.x"),
+        (kohya, 768, Family::Lora(LoraKeyStyle::Kohya), "SD 1.x"),
+        (peft, 2048, Family::Lora(LoraKeyStyle::Peft), "SDXL"),
+        (peft, 1024, Family::Lora(LoraKeyStyle::Peft), "SD 2.x"),
         ("control_model.zero_convs.0.0.weight", 8, Family::Other("ControlNet"), "control_model"),
         ("joint_blocks.0.x.weight", 8, Family::Other("Stable Diffusion 3"), "joint_blocks"),
     ] {
@@ -285,6 +286,8 @@ fn loras_and_strangers_are_named() -> Result<()> {
             &[(key.into(), Tensor::zeros([4, width], (Kind::Half, Device::Cpu)))],
             &[],
         )?;
+        let v = OpenOptions { prediction: Some(Prediction::V), ..OpenOptions::default() };
+        assert_eq!(Checkpoint::open_with(&path, &v)?.family, family);
         let found = Checkpoint::open(&path)?;
         assert_eq!(found.family, family);
         assert!(found.evidence.iter().any(|e| e.contains(said)), "{:?}", found.evidence);
@@ -292,7 +295,7 @@ fn loras_and_strangers_are_named() -> Result<()> {
         assert!(refused.is_err_and(|e| e.to_string().contains(&family.to_string())));
     }
     write_tensors(&path, &[(old.into(), Tensor::zeros([4, 8], (Kind::Half, Device::Cpu)))], &[])?;
-    assert_eq!(Checkpoint::open(&path)?.family, Family::Lora(LoraKeys::Peft));
+    assert_eq!(Checkpoint::open(&path)?.family, Family::Lora(LoraKeyStyle::Peft));
     write_tensors(&path, &[("a.b".into(), Tensor::zeros([4], (Kind::Half, Device::Cpu)))], &[])?;
     let found = Checkpoint::open(&path)?;
     assert_eq!((found.family, found.unknown.len()), (Family::Other("unknown"), 1));
@@ -327,7 +330,7 @@ fn what_a_single_file_lacks_or_has_too_much_is_said() -> Result<()> {
     assert_eq!(report.unknown, ["surprise.weight"]);
     assert!(!report.is_whole());
     let leftovers: Vec<&String> = report.leftovers.values().flatten().collect();
-    assert_eq!(leftovers, ["model_ema.decay", "model_ema.num_updates", "betas"]);
+    assert_eq!(leftovers, ["betas", "model_ema.decay", "model_ema.num_updates"]);
     let error = StableDiffusion::open(&path, Kind::Float, Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("mid_block.attentions.0.proj_in.bias [64] is missing"), "{error}");
     Ok(())
@@ -350,7 +353,7 @@ fn folders_open_however_their_weights_are_stored() -> Result<()> {
     let sample = Tensor::ones([1, 4, 8, 8], (Kind::Float, Device::Cpu));
     let context = Tensor::ones([1, 3, 32], (Kind::Float, Device::Cpu));
     let run = |folder: &Path| -> Result<Tensor> {
-        UNet::open(folder, Kind::Float, Device::Cpu)?.forward(&sample, &Tensor::from(3), &context)
+        UNet::open(folder, Kind::Float, Device::Cpu)?.forward(&sample, 3, &context)
     };
     let expected = run(&from.join("unet"))?;
     type Store<'a> = Box<dyn Fn(&Path) + 'a>;
@@ -398,7 +401,7 @@ fn folders_of_diffusers_are_named() -> Result<()> {
     for (name, family) in [("sd1", Family::Sd1), ("sd2", Family::Sd2V)] {
         let found = Checkpoint::open(golden::path("pipeline").join(name))?;
         assert_eq!(found.family, family);
-        assert!(found.prediction.said && examine(&found).is_whole());
+        assert!(found.prediction.known && examine(&found).is_whole());
         assert_eq!(found.evidence[0], "model_index.json names StableDiffusionPipeline");
     }
     assert_eq!(Checkpoint::open(golden::path("vae/sd"))?.family, Family::Vae);
@@ -492,7 +495,7 @@ fn tensors_that_lie_are_refused() {
     for (held, at, shape, strides, said) in [
         (1i64 << 40, 0, &[2][..], &[1][..], "claims a storage of"),
         (3, 0, &[2], &[1], "claims a storage of 3 numbers, which has 2"),
-        (-1, 0, &[2], &[1], "no storage"),
+        (-1, 0, &[2], &[1], "not a storage"),
         (2, 0, &[3], &[1], "reaches outside its storage of 2 numbers"),
         (2, 1, &[2], &[1], "reaches outside"),
         (2, 2, &[1], &[1], "reaches outside"),
@@ -507,7 +510,7 @@ fn tensors_that_lie_are_refused() {
         (2, i64::MAX, &[2], &[1], "reaches outside"),
         (2, 0, &[2], &[i64::MAX], "larger than any"),
         (2, 0, &[3, 3], &[i64::MAX, i64::MAX], "larger than any"),
-        (2, 0, &[1 << 30], &[0], "unfold to more than twice the file"),
+        (2, 0, &[1 << 30], &[0], "expand to more than twice the file's size"),
         (2, 0, &[1; 17], &[1; 17], "17 dimensions"),
     ] {
         let pickle = Pickle::only("w", |p| p.tensor("FloatStorage", "0", held, at, shape, strides));
@@ -558,12 +561,12 @@ fn bombs_and_broken_pickles_are_refused_at_once() {
         ("itself", itself.0, "no dict of tensors"),
         ("long", long, "cut off"),
         ("text", text, "cut off"),
-        ("memo", b"\x80\x02h\x07.".to_vec(), "recalls"),
+        ("memo", b"\x80\x02h\x07.".to_vec(), "never written"),
         ("empty stack", b"\x80\x02.".to_vec(), "empty stack"),
-        ("no mark", b"\x80\x02e.".to_vec(), "takes what is not there"),
+        ("no mark", b"\x80\x02e.".to_vec(), "pops to a mark"),
         ("below the mark", b"\x80\x02N(0.".to_vec(), "empty stack"),
         ("odd dict", b"\x80\x02}(Nu.".to_vec(), "key without a value"),
-        ("calls a value", b"\x80\x02N)R.".to_vec(), "is no function"),
+        ("calls a value", b"\x80\x02N)R.".to_vec(), "is not a function"),
         ("newobj", b"\x80\x02ccollections\nOrderedDict\n)\x81.".to_vec(), "makes an object"),
         ("inst", b"(S'echo'\nios\nsystem\n.".to_vec(), "`os.system`"),
         ("stack global", b"\x80\x04\x8c\x02os\x8c\x06system\x93.".to_vec(), "`os.system`"),
@@ -596,9 +599,9 @@ fn archives_that_lie_are_refused() {
         ((|_| ()) as Change, (|i| i) as fn(usize) -> usize, ""),
         (|all| all[1].method = 8, |i| i, "is compressed"),
         (|all| all[1].size = 4_000_000_000, |i| i, "is compressed, 8 bytes to 4000000000"),
-        (|all| all.push(entry("a/data/0", &[1; 8])), |i| i, "two entries"),
-        (|all| all.push(entry("b/data.pkl", b".")), |i| i, "data.pkl of its own"),
-        (|all| all[0].name = "a/other.pkl".into(), |i| i, "data.pkl of its own"),
+        (|all| all.push(entry("a/data/0", &[1; 8])), |i| i, "two entries named"),
+        (|all| all.push(entry("b/data.pkl", b".")), |i| i, "no data.pkl, or several"),
+        (|all| all[0].name = "a/other.pkl".into(), |i| i, "no data.pkl, or several"),
         (|_| (), |_| 0, "another name in its own header"),
         (
             |all| {

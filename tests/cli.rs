@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diffuscope::picture::{read, read_png_text, write_png};
+use diffuscope::pipeline::Trace;
 use diffuscope::pipeline::tiny_folder;
-use diffuscope::trace::Trace;
-use diffuscope::weights::{TensorFile, write_tensors};
+use diffuscope::tensor_file::{TensorFile, write_tensors};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
@@ -149,7 +149,7 @@ fn damaged_models_are_refused() {
         fs::write(&path, whole).unwrap();
     };
     let weights = "unet/diffusion_pytorch_model.safetensors";
-    damage(weights, &|w| w[..w.len() / 2].to_vec(), "not a whole safetensors file");
+    damage(weights, &|w| w[..w.len() / 2].to_vec(), "not an intact safetensors file");
     damage(weights, &|_| Vec::new(), "too short");
     let flipped = |mut w: Vec<u8>| {
         let at = w.len() - 1000;
@@ -305,14 +305,16 @@ fn a_checkpoint_is_inspected_without_opening_it() {
         "keys         CompVis/LDM",
         "v_prediction (assumed: as diffusers does for SD 2.x)",
         "GB in f32",
-        "known and not needed:",
-        "every tensor is there and in shape",
+        "known but not needed:",
+        "every tensor is there and has the right shape",
     ] {
         assert!(ran.out.contains(said), "{said}: {}", ran.out);
     }
     let stated = ["inspect", &path("sd2.ckpt"), "--prediction", "epsilon"];
     let ran = works(folder.path(), &stated);
-    assert!(ran.out.contains("2.x base") && ran.out.contains("epsilon (said: stated by the user)"));
+    assert!(
+        ran.out.contains("2.x base") && ran.out.contains("epsilon (known: stated by the user)")
+    );
     let ran = works(folder.path(), &["inspect", &path("sd1.ckpt"), "--json"]);
     let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(report["family"], "Stable Diffusion 1.x");

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use diffuscope::eval::accuracy::{JudgedPicture, prompt_match};
+use diffuscope::eval::questions::{answers, judge_folder};
+use diffuscope::eval::scores::Scores;
 use diffuscope::models::judge::Judge;
-use diffuscope::train::evaluate::{Seen, prompt_match};
-use diffuscope::train::judge::{answers, judge_folder};
-use diffuscope::train::scenes::{Scenes, Split};
-use diffuscope::train::scores::Scores;
+use diffuscope::scenes::{Scenes, Split};
 use tch::{Device, Kind, Tensor};
 
 fn run(folder: &Path, args: &str) -> Output {
@@ -36,7 +36,7 @@ fn fails(folder: &Path, args: &str, said: &str) {
     assert!(!err.contains("cannot go on"), "{args}: {err}");
 }
 
-/// 200 scenes, trained combinations and others, of a seed that no training had.
+/// 200 scenes of a seed that no training had, with trained combinations and others.
 #[test]
 fn the_embedded_judge_knows_fresh_scenes() -> diffuscope::Result<()> {
     let judge = Judge::open(judge_folder(), Kind::Float, Device::Cpu)?;
@@ -47,8 +47,8 @@ fn the_embedded_judge_knows_fresh_scenes() -> diffuscope::Result<()> {
         pictures.push(scenes.scene(seed, Split::Any)?.picture.to_tensor()?);
         truths.push((truth, form));
     }
-    let verdict = judge.look(&Tensor::cat(&pictures, 0))?;
-    let shares = prompt_match(&Seen::all(&truths, &answers(&verdict))?);
+    let output = judge.forward(&Tensor::cat(&pictures, 0))?;
+    let shares = prompt_match(&JudgedPicture::from_answers(&truths, &answers(&output))?);
     for (what, share) in [
         ("object", shares.object),
         ("colour", shares.colour),

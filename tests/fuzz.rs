@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use diffuscope::checkpoint::{Checkpoint, Lora, examine};
 use diffuscope::pipeline::StableDiffusion;
-use diffuscope::weights::{Checkpoint, Lora, TensorFile, examine};
+use diffuscope::tensor_file::TensorFile;
 use tch::{Device, Kind};
 
 /// Counts what is allocated at the moment.

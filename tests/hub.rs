@@ -1,4 +1,4 @@
-//! Checkpoints from the hub, against a local server that speaks as it does.
+//! Checkpoints from the hub, played by a local server.
 #![cfg(feature = "hub")]
 
 mod golden;
@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use diffuscope::weights::hub::{Hub, HubId, fetch, fetch_headers};
-use diffuscope::weights::{Checkpoint, TensorFile, examine, write_tensors};
+use diffuscope::checkpoint::hub::{Hub, HubId, fetch, fetch_headers};
+use diffuscope::checkpoint::{Checkpoint, examine};
+use diffuscope::tensor_file::{TensorFile, write_tensors};
 use diffuscope::{Error, Result};
 use server::{Asked, COMMIT, Server, etag, is_large};
 use tempfile::TempDir;
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
-/// What of the repository is opened.
+/// The repository's files that are opened.
 const NEEDED: [&str; 11] = [
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -30,7 +31,7 @@ const NEEDED: [&str; 11] = [
     "vae/diffusion_pytorch_model.safetensors",
 ];
 
-/// A small model, and beside it what published repositories hold.
+/// A small model, among the other files of published repositories.
 fn repository() -> BTreeMap<String, Vec<u8>> {
     let folder = golden::path("pipeline/sd1");
     let mut files: BTreeMap<String, Vec<u8>> = NEEDED
@@ -88,7 +89,7 @@ impl Place {
         fetch(&self.hub, &id.parse()?)
     }
 
-    /// The contents that count as whole.
+    /// The names of the whole contents.
     fn blobs(&self) -> BTreeSet<String> {
         let folder = self.hub.cache.join("models--some--model/blobs");
         let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
@@ -123,14 +124,14 @@ fn needed() -> BTreeSet<String> {
     NEEDED.iter().map(|name| name.to_string()).collect()
 }
 
-/// What was sent of large files, and of how many requests.
+/// The bytes of large files that were sent, and in how many answers.
 fn sent(log: &[Asked]) -> (usize, usize) {
     let bodies: Vec<usize> = log.iter().filter(|asked| asked.cdn).map(|asked| asked.sent).collect();
     (bodies.iter().sum(), bodies.len())
 }
 
 #[test]
-fn of_a_repository_what_is_opened_is_fetched_once() -> Result<()> {
+fn only_the_files_that_are_opened_are_fetched_and_only_once() -> Result<()> {
     let mut place = place();
     let path = place.fetch("some/model")?;
     assert_eq!(names(&path), needed());
@@ -158,7 +159,7 @@ fn of_a_repository_what_is_opened_is_fetched_once() -> Result<()> {
         }
     }
 
-    // Python's layout.
+    // The layout of Python's cache.
     let cache = place.hub.cache.join("models--some--model");
     assert_eq!(fs::read_to_string(cache.join("refs/main")).unwrap(), COMMIT);
     assert_eq!(path, cache.join("snapshots").join(COMMIT));
@@ -171,7 +172,7 @@ fn of_a_repository_what_is_opened_is_fetched_once() -> Result<()> {
         Path::new("../../../blobs").join(etag(UNET, &files[UNET]))
     );
 
-    // Once more: whether it is still the same commit, and nothing else.
+    // A second time only the commit is asked for.
     assert_eq!(place.fetch("some/model")?, path);
     assert_eq!(place.server.log().len(), 1);
     assert_eq!(
@@ -179,7 +180,7 @@ fn of_a_repository_what_is_opened_is_fetched_once() -> Result<()> {
         place.hub.cache.join("models--old--name/snapshots").join(COMMIT)
     );
     place.server.log();
-    // A commit stays what it is.
+    // A commit's files never change, so nothing is asked.
     assert_eq!(place.fetch(&format!("some/model@{COMMIT}"))?, path);
     place.hub.offline = true;
     assert_eq!(place.fetch("some/model")?, path);
@@ -192,7 +193,7 @@ fn of_a_repository_what_is_opened_is_fetched_once() -> Result<()> {
     place.fails("some/other", &["offline", "models--some--other"]);
     assert_eq!(place.server.log().len(), 0);
 
-    // Another revision with the same contents: its names are links to them.
+    // Another revision with the same contents links to them.
     place.hub.offline = false;
     place.server.state().commit = Some("f".repeat(40));
     let other = place.fetch("some/model@refs/pr/1")?;
@@ -200,12 +201,15 @@ fn of_a_repository_what_is_opened_is_fetched_once() -> Result<()> {
     assert_eq!(sent(&place.server.log()), (0, 0));
     assert_eq!(fs::read_to_string(cache.join("refs/refs/pr/1")).unwrap(), "f".repeat(40));
 
-    // The hub is out of order, or nobody answers: what the cache has, if it has all.
+    // While the hub fails or does not answer, a complete cache is used.
     place.server.state().status = Some((503, ""));
     assert_eq!(place.fetch("some/model@refs/pr/1")?, other);
     place.hub.endpoint = "http://127.0.0.1:9".into();
     assert_eq!(place.fetch("some/model@refs/pr/1")?, other);
-    place.fails("some/model", &["http://127.0.0.1:9 cannot be reached", "has not all of it"]);
+    place.fails(
+        "some/model",
+        &["http://127.0.0.1:9 cannot be reached", "does not have all the files"],
+    );
     Ok(())
 }
 
@@ -219,7 +223,7 @@ fn weights_are_chosen_as_in_a_folder() -> Result<()> {
     {
         let files = &mut place.server.state().files;
         let plain = files.remove(UNET).unwrap();
-        // Shards of the plain weights come before the variants.
+        // Shards of the plain weights are preferred to the variants.
         let (a, b) = tensors.split_at(tensors.len() / 2);
         let mut map = BTreeMap::new();
         for (shard, tensors) in [("a.safetensors", a), ("b.safetensors", b)] {
@@ -229,7 +233,7 @@ fn weights_are_chosen_as_in_a_folder() -> Result<()> {
         }
         let index = serde_json::json!({ "weight_map": map }).to_string().into_bytes();
         files.insert("unet/diffusion_pytorch_model.safetensors.index.json".into(), index);
-        // Of the VAE there is a variant, of the text encoder a pickle alone.
+        // The VAE has only a variant, the text encoder only a pickle.
         let vae = files.remove("vae/diffusion_pytorch_model.safetensors").unwrap();
         files.insert("vae/diffusion_pytorch_model.fp16.safetensors".into(), vae);
         files.retain(|name, _| !name.starts_with("text_encoder/model"));
@@ -260,7 +264,7 @@ fn weights_are_chosen_as_in_a_folder() -> Result<()> {
     let name = "unet/diffusion_pytorch_model.safetensors.index.json";
     place.server.state().files.insert(name.into(), index);
     place.server.state().commit = Some("3".repeat(40));
-    place.fails("some/model", &["\"..\" is not a file of this folder"]);
+    place.fails("some/model", &["\"..\" is not a file in this folder"]);
     place.server.state().files.retain(|name, _| !name.starts_with("unet/d"));
     place.fails("some/model", &["no diffusion_pytorch_model.safetensors"]);
 
@@ -281,20 +285,20 @@ fn weights_are_chosen_as_in_a_folder() -> Result<()> {
 }
 
 #[test]
-fn one_file_can_be_asked_for() -> Result<()> {
+fn an_id_can_name_one_file() -> Result<()> {
     let place = place();
     let path = place.fetch("some/model/v1-5 pruned#1.safetensors")?;
     assert_eq!(fs::read(&path).unwrap(), b"nobody needs v1-5 pruned#1.safetensors");
     assert_eq!(names(path.parent().unwrap()).len(), 1);
     let singles = "some/model/v1-5 pruned#1.safetensors, some/model/v1-5-pruned-emaonly.ckpt";
-    place.fails("some/model/v2.ckpt", &["no such file; of it can be asked for", singles]);
+    place.fails("some/model/v2.ckpt", &["no such file; an id can name", singles]);
     place.server.state().files.remove("model_index.json");
     place.fails("some/model", &["no model_index.json", singles]);
     Ok(())
 }
 
 #[test]
-fn a_broken_download_goes_on_where_it_stopped() -> Result<()> {
+fn an_interrupted_download_resumes() -> Result<()> {
     let id = format!("some/model/{UNET}");
     let files = repository();
     let (size, etag) = (files[UNET].len(), etag(UNET, &files[UNET]));
@@ -313,14 +317,14 @@ fn a_broken_download_goes_on_where_it_stopped() -> Result<()> {
     assert_eq!(from, [None, Some(100_000), Some(300_000)]);
     assert!(!part(&place).exists());
 
-    // A server that cannot send parts.
+    // A server that ignores ranges.
     let place = self::place();
     place.server.state().cuts = vec![100_000];
     place.server.state().ignores_ranges = true;
     assert_eq!(fs::read(place.fetch(&id)?).unwrap(), files[UNET]);
     assert_eq!(sent(&place.server.log()), (100_000 + size, 2));
 
-    // What an earlier program left: a part, all, more than all, other bytes.
+    // An earlier program left a part, the whole file, more than the file, or wrong bytes.
     for (left, asked) in [
         (files[UNET][..300_000].to_vec(), (size - 300_000, 1)),
         (files[UNET].clone(), (0, 0)),
@@ -339,7 +343,7 @@ fn a_broken_download_goes_on_where_it_stopped() -> Result<()> {
     assert!(place.blobs().is_empty() && !part(&place).exists());
     assert_eq!(fs::read(place.fetch(&id)?).unwrap(), files[UNET]);
 
-    // A network that never comes back leaves what has arrived.
+    // If the network stays down, what has arrived is kept.
     let place = self::place();
     place.server.state().cuts = vec![100_000, 0, 0, 0, 0, 0];
     place.fails(&id, &["100.00 kB of", "arrived", "run again"]);
@@ -353,7 +357,7 @@ fn a_broken_download_goes_on_where_it_stopped() -> Result<()> {
 }
 
 #[test]
-fn what_the_hub_refuses_is_said() {
+fn refusals_are_explained() {
     let mut place = place();
     let endpoint = place.hub.endpoint.clone();
     place.fails("some/missing", &[&endpoint, "no repository some/missing"]);
@@ -366,7 +370,7 @@ fn what_the_hub_refuses_is_said() {
     }
     place.hub.token = None;
     place.fails("some/model", &[&licence, "set HF_TOKEN"]);
-    // The list of a gated repository is public, its files are not.
+    // A gated repository's list of files is public, its files are not.
     place.server.state().status = None;
     place.server.state().file_status = Some((403, "GatedRepo"));
     place.fails("some/model", &["model_index.json", &licence, "set HF_TOKEN"]);
@@ -382,7 +386,7 @@ fn what_the_hub_refuses_is_said() {
 }
 
 #[test]
-fn answers_that_are_none_are_refused() -> Result<()> {
+fn malformed_answers_are_refused() -> Result<()> {
     let place = place();
     let id = format!("some/model/{UNET}");
     let size = repository()[UNET].len();
@@ -401,10 +405,13 @@ fn answers_that_are_none_are_refused() -> Result<()> {
         wrong(&|state| state.etag = Some(etag.into()), "the ETag");
     }
     for commit in ["../..", "", "a/b", "/etc", ".."] {
-        wrong(&|state| state.commit = Some(commit.into()), "is no commit");
+        wrong(&|state| state.commit = Some(commit.into()), "is not a commit");
     }
-    wrong(&|state| state.location = Some("elsewhere".into()), "no address");
-    wrong(&|state| state.location = Some("ftp://x/y".into()), "no address");
+    wrong(&|state| state.location = Some("elsewhere".into()), "not an address");
+    // An error page is not the file.
+    let nowhere = format!("{}/nothing", place.server.cdn());
+    wrong(&|state| state.location = Some(nowhere.clone()), UNET);
+    wrong(&|state| state.location = Some("ftp://x/y".into()), "not an address");
     wrong(&|state| state.list = Some("<html>".into()), "does not answer as the hub does");
     for name in
         ["../evil.json", "/etc/evil", "unet/../../x", "a//b", "unet\\..\\x", "a\nb", ".", ""]
@@ -412,7 +419,7 @@ fn answers_that_are_none_are_refused() -> Result<()> {
         let list = serde_json::json!({ "sha": COMMIT, "siblings": [{ "rfilename": name }] });
         wrong(&|state| state.list = Some(list.to_string()), "leads out of the repository");
     }
-    // It all lies in its own part of the cache, and the place beside it is as it was.
+    // Nothing was written outside the cache.
     assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 1);
     place.fetch(&id)?;
     assert!(
@@ -427,7 +434,7 @@ fn answers_that_are_none_are_refused() -> Result<()> {
 }
 
 #[test]
-fn of_headers_alone_a_report_is_made() -> Result<()> {
+fn a_report_needs_only_headers() -> Result<()> {
     let place = place();
     let folder = tempfile::tempdir().unwrap();
     let path = fetch_headers(&place.hub, &"some/model".parse()?, folder.path())?;
@@ -442,11 +449,11 @@ fn of_headers_alone_a_report_is_made() -> Result<()> {
     let etags = needed().into_iter().filter(|name| !is_large(name));
     let files = repository();
     assert_eq!(place.blobs(), etags.map(|name| etag(&name, &files[&name])).collect());
-    // The whole folder is not thought to be in the cache.
+    // The cache does not count as complete.
     let offline = Hub { offline: true, ..place.hub.clone() };
     assert!(fetch(&offline, &"some/model".parse()?).is_err());
 
-    // What the cache has is not asked for again.
+    // Files in the cache are not asked for again.
     let fetched = place.fetch("some/model")?;
     place.server.log();
     let path = fetch_headers(&place.hub, &"some/model".parse()?, folder.path())?;
@@ -460,7 +467,7 @@ fn of_headers_alone_a_report_is_made() -> Result<()> {
     Ok(())
 }
 
-/// The program, in an environment of its own.
+/// The program in an environment of its own.
 #[cfg(feature = "cli")]
 fn program(place: &Place, args: &[&str]) -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_diffuscope"));
@@ -505,7 +512,7 @@ fn the_program_takes_ids() -> Result<()> {
     let (done, _, err) = run(&["inspect", "some/model"], "1");
     assert!(!done && err.contains("offline") && err.contains("text_encoder"), "{err}");
 
-    // A program that is killed in the middle of a file.
+    // The program is killed in the middle of a file.
     place.server.state().stalls = Some(50_000);
     let draw = ["generate", "a star", "--model", "some/model", "--steps", "2", "--out", "a.png"];
     let mut killed = program(&place, &draw).spawn().unwrap();
@@ -533,7 +540,7 @@ fn the_program_takes_ids() -> Result<()> {
     assert_eq!(sent(&place.server.log()), (large - 50_000, 3));
     let (done, _, err) = run(&draw, "1");
     assert!(done && place.server.log().is_empty(), "{err}");
-    // A wrong path or a wrong name: who knows.
+    // It could be a wrong path or a wrong name, so the error says both.
     for args in [&["generate", "a star", "--model", "some/modell"][..], &["inspect", "some/modell"]]
     {
         let (done, _, err) = run(args, "0");

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use diffuscope::Result;
+use diffuscope::checkpoint::{Lora, LoraKeyStyle};
 use diffuscope::pipeline::{Request, StableDiffusion};
-use diffuscope::weights::{Lora, LoraKeys, TensorFile, write_tensors};
+use diffuscope::tensor_file::{TensorFile, write_tensors};
 use golden::Worst;
 use tch::{Device, Kind, Tensor};
 
@@ -41,16 +42,16 @@ fn lora(name: &str) -> Result<Lora> {
 fn merged_weights_of_diffusers_and_back_again() -> Result<()> {
     let mut worst = Worst::within(1e-6);
     for (folder, name, merged, keys) in [
-        ("pipeline/sd1", "sd1_diffusers.safetensors", "sd1_diffusers_merged", LoraKeys::Peft),
-        ("pipeline/sd1", "sd1_kohya.safetensors", "sd1_diffusers_merged", LoraKeys::Kohya),
-        ("pipeline/sd1", "sd1_oldest.safetensors", "sd1_oldest_merged", LoraKeys::Peft),
-        ("pipeline/sd1", "sd1_peft", "sd1_peft/merged", LoraKeys::Peft),
-        ("families/sdxl", "sdxl_kohya.safetensors", "sdxl_kohya_merged", LoraKeys::Kohya),
+        ("pipeline/sd1", "sd1_diffusers.safetensors", "sd1_diffusers_merged", LoraKeyStyle::Peft),
+        ("pipeline/sd1", "sd1_kohya.safetensors", "sd1_diffusers_merged", LoraKeyStyle::Kohya),
+        ("pipeline/sd1", "sd1_oldest.safetensors", "sd1_oldest_merged", LoraKeyStyle::Peft),
+        ("pipeline/sd1", "sd1_peft", "sd1_peft/merged", LoraKeyStyle::Peft),
+        ("families/sdxl", "sdxl_kohya.safetensors", "sdxl_kohya_merged", LoraKeyStyle::Kohya),
     ] {
         let mut model = opened(folder)?;
         let before = weights(&model);
         let change = lora(name)?;
-        assert_eq!(change.keys(), keys, "{name}");
+        assert_eq!(change.key_style(), keys, "{name}");
         let layers: usize = change.networks().values().sum();
         model.set_loras(&[(change, 0.7)])?;
         let after = weights(&model);

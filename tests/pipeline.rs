@@ -6,11 +6,14 @@ mod golden;
 use std::ops::ControlFlow;
 
 use diffuscope::Result;
+use diffuscope::checkpoint::{Checkpoint, Family, OpenOptions, examine};
 use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::models::vae::Tiling;
-use diffuscope::pipeline::{Beside, Request, StableDiffusion};
-use diffuscope::sampler::{Method, Sampler};
-use diffuscope::weights::{Checkpoint, Family, Stated, examine};
+use diffuscope::pipeline::{
+    ClipSkip, DepthMap, ExtraChannels, ImageSizes, InitImage, LowResImage, Request, Sdxl,
+    StableDiffusion, Variation,
+};
+use diffuscope::sampler::Sampler;
 use golden::{Worst, gap as apart};
 use tch::{Device, Kind, Tensor};
 
@@ -22,20 +25,18 @@ fn traces_of_diffusers() -> Result<()> {
         for sampler in samplers() {
             let numbers = golden::open(&format!("pipeline/{name}/{}", sampler));
             let trace = model.trace(&Request {
-                prompts: vec!["a red star, flat".into(), "two cats on the beach".into()],
                 negative_prompt: "blurry!".into(),
                 sampler: Some(sampler),
                 num_inference_steps: 5,
-                guidance_scale: 5.,
                 initial_latents: Some(numbers.tensor("initial_latents")?),
-                ..Request::new("")
+                ..Request::batch(PROMPTS)
             })?;
             for (tensor, got) in [
                 ("timesteps", &trace.timesteps),
                 ("x_t", &trace.x_t),
-                ("noise_uncond", &trace.noise_uncond),
-                ("noise_cond", &trace.noise_cond),
-                ("noise_pred", &trace.noise_pred),
+                ("noise_uncond", &trace.output_uncond),
+                ("noise_cond", &trace.output_cond),
+                ("noise_pred", &trace.output),
                 ("x_0", &trace.x_0),
                 ("latents", &trace.latents),
                 ("image", &trace.image),
@@ -68,8 +69,10 @@ fn words_that_a_model_was_not_taught_are_named() -> Result<()> {
     Ok(())
 }
 
+const PROMPTS: [&str; 2] = ["a red star, flat", "two cats on the beach"];
+
 fn samplers() -> [Sampler; 2] {
-    [Sampler::ddim(0.), Method::Euler.into()]
+    ["ddim", "euler"].map(|name| name.parse().unwrap())
 }
 
 fn opened(folder: &str) -> Result<StableDiffusion> {
@@ -85,13 +88,16 @@ fn pictures() -> [Tensor; 3] {
 /// What the reference was asked for: two prompts, the seeds 5 and 6, 20 steps, a guidance scale of 5.
 fn asked() -> Request {
     Request {
-        prompts: vec!["a red star, flat".into(), "two cats on the beach".into()],
         negative_prompt: "blurry!".into(),
         num_inference_steps: 20,
         seed: 5,
         sampler: Some(samplers()[0]),
-        ..Request::new("")
+        ..Request::batch(PROMPTS)
     }
+}
+
+fn with_prompts(prompts: &[&str]) -> Request {
+    Request { prompts: prompts.iter().map(|&prompt| prompt.into()).collect(), ..asked() }
 }
 
 fn small() -> Request {
@@ -100,9 +106,9 @@ fn small() -> Request {
 
 /// A picture to start from with a strength, and what is drawn anew of it.
 fn of_picture(strength: f64, masked: bool, sample_posterior: bool) -> Request {
-    let [picture, mask, _] = pictures();
+    let [image, mask, _] = pictures();
     let mask = masked.then_some(mask);
-    Request { init: Some((picture, strength)), mask, sample_posterior, ..asked() }
+    Request { init: Some(InitImage { image, strength, mask, sample_posterior }), ..asked() }
 }
 
 fn compare(folder: &str, numbers: &str, requests: Vec<(&str, Request)>) -> Result<()> {
@@ -121,20 +127,37 @@ fn compare(folder: &str, numbers: &str, requests: Vec<(&str, Request)>) -> Resul
     Ok(())
 }
 
+fn with_sizes(sizes: ImageSizes) -> Request {
+    Request { sdxl: Some(Sdxl { sizes: Some(sizes), ..Sdxl::default() }), ..small() }
+}
+
+/// The small pictures that the reference enlarged.
+fn low_res() -> Option<LowResImage> {
+    Some(LowResImage::new(golden::open("families/small").tensor("small").unwrap()))
+}
+
 #[test]
 fn sdxl_as_diffusers() -> Result<()> {
     let folder = "families/sdxl";
     let both = Request {
-        prompts_2: vec!["a fish".into(), "flat".into()],
-        negative_prompt_2: Some("a cat".into()),
+        sdxl: Some(Sdxl {
+            prompts_2: vec!["a fish".into(), "flat".into()],
+            negative_prompt_2: Some("a cat".into()),
+            sizes: None,
+        }),
         ..small()
+    };
+    let sizes = ImageSizes {
+        original_size: (40, 30),
+        crops_coords_top_left: (3, 5),
+        target_size: (16, 20),
     };
     let requests = vec![
         ("plain", small()),
         ("no_negative", Request { negative_prompt: String::new(), ..small() }),
         ("both_prompts", both),
-        ("sizes", Request { sizes: Some([40, 30, 3, 5, 16, 20]), ..small() }),
-        ("clip_skip", Request { clip_skip: 1, negative_clip_skip: Some(0), ..small() }),
+        ("sizes", with_sizes(sizes)),
+        ("clip_skip", Request { clip_skip: ClipSkip { prompt: 1, negative: 0 }, ..small() }),
     ];
     compare(folder, folder, requests)
 }
@@ -142,7 +165,7 @@ fn sdxl_as_diffusers() -> Result<()> {
 #[test]
 fn inpainting_as_diffusers() -> Result<()> {
     let folder = "families/inpainting";
-    assert_eq!(opened(folder)?.beside(), Some(Beside::MaskedPicture));
+    assert_eq!(opened(folder)?.extra_channels(), Some(ExtraChannels::MaskedImage));
     let requests = vec![
         ("whole", of_picture(1., true, false)),
         ("part", of_picture(0.6, true, false)),
@@ -155,10 +178,10 @@ fn inpainting_as_diffusers() -> Result<()> {
 #[test]
 fn depth_to_image_as_diffusers() -> Result<()> {
     let folder = "families/depth";
-    assert_eq!(opened(folder)?.beside(), Some(Beside::Depth));
+    assert_eq!(opened(folder)?.extra_channels(), Some(ExtraChannels::DepthMap));
     let with = |sampled| {
         let [.., depth] = pictures();
-        Request { depth: Some(depth), ..of_picture(0.8, false, sampled) }
+        Request { depth: Some(DepthMap(depth)), ..of_picture(0.8, false, sampled) }
     };
     compare(folder, folder, vec![("part", with(false)), ("part_sampled", with(true))])
 }
@@ -166,9 +189,8 @@ fn depth_to_image_as_diffusers() -> Result<()> {
 #[test]
 fn upscaling_as_diffusers() -> Result<()> {
     let folder = "families/upscaler";
-    assert_eq!(opened(folder)?.beside(), Some(Beside::SmallPicture));
-    let small = Some(golden::open("families/small").tensor("small")?);
-    compare(folder, folder, vec![("plain", Request { small, ..asked() })])
+    assert_eq!(opened(folder)?.extra_channels(), Some(ExtraChannels::LowResImage));
+    compare(folder, folder, vec![("plain", Request { low_res: low_res(), ..asked() })])
 }
 
 #[test]
@@ -178,9 +200,9 @@ fn a_distilled_network_as_diffusers() -> Result<()> {
     compare(folder, folder, vec![("plain", request)])?;
 
     // By its own sampler, as diffusers' own pipelines run it.
-    let lcm = Sampler::from(Method::Lcm { original_steps: 50 });
+    let lcm = "lcm".parse::<Sampler>()?;
     let plain = || Request { negative_prompt: String::new(), sampler: Some(lcm), ..small() };
-    let few = Request { num_inference_steps: 4, guidance_scale: 8., ..plain() };
+    let few = Request { num_inference_steps: 4, guidance: 8.0.into(), ..plain() };
     let picture = |sampled| Request {
         negative_prompt: String::new(),
         sampler: Some(lcm),
@@ -205,21 +227,20 @@ fn a_distilled_network_as_diffusers() -> Result<()> {
 #[test]
 fn single_files_of_every_family() -> Result<()> {
     let [_, _, depth] = pictures();
-    let upscaled = golden::open("families/small").tensor("small")?;
     for (family, name, request) in [
         (Family::Sdxl, "sdxl", small()),
         (Family::Sd1Inpainting, "inpainting", of_picture(1., true, false)),
         (
             Family::Sd2Depth,
             "depth",
-            Request { depth: Some(depth), ..of_picture(0.8, false, false) },
+            Request { depth: Some(DepthMap(depth)), ..of_picture(0.8, false, false) },
         ),
-        (Family::X4Upscaler, "upscaler", Request { small: Some(upscaled), ..asked() }),
+        (Family::X4Upscaler, "upscaler", Request { low_res: low_res(), ..asked() }),
         (Family::Sd1Lcm, "lcm", Request { negative_prompt: String::new(), ..small() }),
     ] {
         let folder = golden::path("families").join(name);
-        let stated = Stated { configs: Some(folder.clone()), ..Stated::default() };
-        let single = Checkpoint::open_as(folder.join("single.safetensors"), &stated)?;
+        let stated = OpenOptions { configs: Some(folder.clone()), ..OpenOptions::default() };
+        let single = Checkpoint::open_with(folder.join("single.safetensors"), &stated)?;
         assert_eq!(single.family, family, "{:?}", single.evidence);
         assert!(examine(&single).is_whole(), "{name}");
         let single = StableDiffusion::from_checkpoint(&single, Kind::Float, Device::Cpu)?;
@@ -244,32 +265,24 @@ fn tasks_of_an_ordinary_model_as_diffusers() -> Result<()> {
 #[test]
 fn a_picture_of_a_batch_is_the_same_alone() -> Result<()> {
     let noisy = Some(Sampler::ddim(1.));
-    let upscaler = Some(golden::open("families/small").tensor("small")?.narrow(0, 0, 1));
-    for (folder, small, with_picture) in [
-        ("pipeline/sd1", None, true),
-        ("families/sdxl", None, false),
-        ("families/upscaler", upscaler, false),
-    ] {
+    for folder in ["pipeline/sd1", "families/sdxl", "families/upscaler"] {
         let model = opened(folder)?;
         let of = |prompts: &[&str], seeds: &[i64]| {
             let one = |x: Tensor| x.narrow(0, 0, 1);
-            let picture = match of_picture(0.75, true, true) {
-                Request { init: Some((picture, strength)), mask, .. } if with_picture => Request {
-                    init: Some((one(picture), strength)),
-                    mask: mask.map(one),
-                    sample_posterior: true,
-                    ..asked()
-                },
-                _ => asked(),
+            let [image, mask, _] = pictures().map(one);
+            let init = InitImage {
+                mask: Some(mask),
+                sample_posterior: true,
+                ..InitImage::new(image, 0.75)
             };
+            let low_res = low_res().map(|small| LowResImage { image: one(small.image), ..small });
             model.generate(&Request {
-                prompts: prompts.iter().map(|&p| p.into()).collect(),
                 seeds: seeds.to_vec(),
                 sampler: noisy,
-                small: small.as_ref().map(Tensor::shallow_clone),
-                width: Some(8),
-                height: Some(16),
-                ..picture
+                init: (folder == "pipeline/sd1").then_some(init),
+                low_res: low_res.filter(|_| folder == "families/upscaler"),
+                num_inference_steps: 20,
+                ..with_prompts(prompts)
             })
         };
         let batch = of(&["a cat", "a red star", "two fish"], &[8, 3, 11])?;
@@ -343,7 +356,11 @@ fn between_two_requests_and_near_a_seed() -> Result<()> {
     assert!(model.generate_between(&small(), &more, 0.5).is_err());
 
     let near = |weight: f64| {
-        let request = Request { seeds: vec![5, 5], variation: Some((90, weight)), ..small() };
+        let request = Request {
+            seeds: vec![5, 5],
+            variation: Some(Variation { seed: 90, weight }),
+            ..small()
+        };
         Ok::<_, diffuscope::Error>(model.prepare(&request)?.x_t)
     };
     let (plain, other) = (near(0.)?, near(1.)?);
@@ -359,7 +376,7 @@ fn an_inverted_picture_is_drawn_again() -> Result<()> {
     let model = StableDiffusion::tiny()?;
     let drawn = model.generate(&Request::new("a red apple on the grass"))?;
     let asked = |init, initial_latents| Request {
-        guidance_scale: 1.,
+        guidance: 1.0.into(),
         num_inference_steps: 20,
         init,
         initial_latents,
@@ -368,15 +385,19 @@ fn an_inverted_picture_is_drawn_again() -> Result<()> {
     let x_0 = model.vae.encode(&drawn.image)?;
     let mut gaps = Vec::new();
     for iterations in [1, 6] {
-        let x_t =
-            model.invert(&asked(Some((drawn.image.shallow_clone(), 1.)), None), iterations)?;
+        let x_t = model.invert(
+            &asked(Some(InitImage::new(drawn.image.shallow_clone(), 1.)), None),
+            iterations,
+        )?;
         let again = model.generate(&asked(None, Some(x_t)))?;
         gaps.push(apart(&again.latents, &x_0));
     }
     println!("inverted and drawn again: {:.1e} apart, {:.1e} with 6 iterations", gaps[0], gaps[1]);
     assert!(gaps[0] < 0.2 && gaps[1] < 0.1 * gaps[0], "{gaps:?}");
-    let euler =
-        Request { sampler: Some(Method::Euler.into()), ..asked(Some((drawn.image, 1.)), None) };
+    let euler = Request {
+        sampler: Some("euler".parse()?),
+        ..asked(Some(InitImage::new(drawn.image, 1.)), None)
+    };
     assert!(model.invert(&euler, 1).is_err());
     Ok(())
 }
@@ -384,54 +405,48 @@ fn an_inverted_picture_is_drawn_again() -> Result<()> {
 #[test]
 fn what_a_family_needs_and_what_it_cannot_use_is_named() -> Result<()> {
     let [picture, mask, depth] = pictures();
-    let some = |x: &Tensor| Some(x.shallow_clone());
+    let plain = || Request { negative_prompt: String::new(), ..small() };
+    let sdxl = |sdxl| Request { sdxl: Some(sdxl), ..plain() };
+    let init = |mask| Some(InitImage { mask, ..InitImage::new(picture.shallow_clone(), 1.) });
+    let short = Some(mask.narrow(2, 0, 8));
+    let noisy = LowResImage { noise_level: 26, ..LowResImage::new(picture.shallow_clone()) };
+    let in_interval = Guidance { interval: Some((0.2, 0.8)), ..5.0.into() };
+    let latents = Tensor::zeros([2, 4, 4, 2], (Kind::Float, Device::Cpu));
     for (folder, request, start) in [
-        ("inpainting", small(), "mask: expected a picture, got none"),
-        (
-            "inpainting",
-            Request { mask: some(&mask), ..small() },
-            "init, the picture under the mask,",
-        ),
-        (
-            "inpainting",
-            Request { mask: some(&mask.narrow(2, 0, 8)), ..of_picture(1., true, false) },
-            "mask",
-        ),
+        ("inpainting", small(), "init, the picture under the mask,: expected a picture"),
+        ("inpainting", Request { init: init(None), ..asked() }, "mask: expected a picture"),
+        ("inpainting", Request { init: init(short), ..asked() }, "mask"),
         ("depth", small(), "depth: expected a picture"),
         (
             "depth",
-            Request { depth: some(&depth.zeros_like()), ..small() },
+            Request { depth: Some(DepthMap(depth.zeros_like())), ..small() },
             "depth: expected finite",
         ),
-        ("upscaler", asked(), "small: expected a picture"),
+        ("upscaler", asked(), "low_res: expected a picture"),
+        ("upscaler", Request { low_res: Some(noisy), ..asked() }, "noise_level: expected 0 to 25"),
+        ("sdxl", Request { depth: Some(DepthMap(depth)), ..small() }, "depth: expected none"),
+        ("sdxl", Request { low_res: low_res(), ..small() }, "low_res: expected none"),
+        ("sdxl", Request { width: Some(16), init: init(None), ..asked() }, "width: expected 8"),
         (
-            "upscaler",
-            Request { small: some(&picture), noise_level: 26, ..asked() },
-            "noise_level: expected 0 to 25",
-        ),
-        ("sdxl", Request { depth: some(&depth), ..small() }, "depth: expected none"),
-        ("sdxl", Request { prompts_2: vec!["a".into()], ..small() }, "prompts_2: expected 2"),
-        ("lcm", small(), "negative_prompt: expected none"),
-        (
-            "lcm",
-            Request { sizes: Some([1; 6]), negative_prompt: String::new(), ..small() },
-            "sizes",
-        ),
-        (
-            "lcm",
-            Request { seeds: vec![1], negative_prompt: String::new(), ..small() },
-            "seeds: expected 2",
-        ),
-        (
-            "lcm",
+            "sdxl",
             Request {
-                negative_prompt_2: Some("a".into()),
-                negative_prompt: String::new(),
+                variation: Some(Variation { seed: 1, weight: 0.5 }),
+                initial_latents: Some(latents),
                 ..small()
             },
-            "prompts_2",
+            "variation: expected none",
         ),
-        ("sdxl", Request { clip_skip: 2, ..small() }, "clip_skip: expected at most 2"),
+        (
+            "sdxl",
+            sdxl(Sdxl { prompts_2: vec!["a".into()], ..Sdxl::default() }),
+            "prompts_2: expected 2",
+        ),
+        ("lcm", small(), "negative_prompt: expected none"),
+        ("lcm", Request { guidance: in_interval, ..plain() }, "guidance: expected one scale"),
+        ("lcm", sdxl(Sdxl { sizes: Some(ImageSizes::whole(1, 1)), ..Sdxl::default() }), "sizes"),
+        ("lcm", Request { seeds: vec![1], ..plain() }, "seeds: expected 2"),
+        ("lcm", sdxl(Sdxl { negative_prompt_2: Some("a".into()), ..Sdxl::default() }), "prompts_2"),
+        ("sdxl", Request { clip_skip: 2.into(), ..small() }, "clip_skip: expected at most 2"),
     ] {
         let message =
             opened(&format!("families/{folder}"))?.generate(&request).unwrap_err().to_string();
@@ -450,7 +465,8 @@ fn a_masked_picture_keeps_the_rest_with_any_family() -> Result<()> {
     ] {
         let model = opened(folder)?;
         let request = of_picture(1., true, false);
-        let image = request.init.as_ref().map(|(image, _)| image.shallow_clone()).unwrap();
+        let image = request.init.as_ref().map(|init| init.image.shallow_clone()).unwrap();
+        let depth = depth.map(DepthMap);
         let request = Request { depth, negative_prompt: negative_prompt.into(), ..request };
         let drawn = model.generate(&request)?.latents;
         let kept = model.vae.encode(&image)?;
@@ -465,12 +481,11 @@ fn a_masked_picture_keeps_the_rest_with_any_family() -> Result<()> {
 #[test]
 fn every_family_draws_in_bf16() -> Result<()> {
     let [.., depth] = pictures();
-    let small_picture = Some(golden::open("families/small").tensor("small")?);
     for (family, request) in [
         ("sdxl", small()),
         ("inpainting", of_picture(1., true, true)),
-        ("depth", Request { depth: Some(depth), ..small() }),
-        ("upscaler", Request { small: small_picture, ..asked() }),
+        ("depth", Request { depth: Some(DepthMap(depth)), ..small() }),
+        ("upscaler", Request { low_res: low_res(), ..asked() }),
         ("lcm", Request { negative_prompt: String::new(), ..small() }),
     ] {
         let folder = golden::path("families").join(family);
@@ -526,7 +541,11 @@ fn folders_of_other_families_are_refused() -> Result<()> {
     assert!(said().contains("belong together"), "{}", said());
     let index = place.path().join("model_index.json");
     std::fs::write(&index, r#"{"_class_name": "KandinskyPipeline"}"#).unwrap();
-    assert!(said().contains("KandinskyPipeline is none of StableDiffusionPipeline"), "{}", said());
+    assert!(
+        said().contains("KandinskyPipeline is not one of StableDiffusionPipeline"),
+        "{}",
+        said()
+    );
     Ok(())
 }
 
@@ -581,8 +600,7 @@ fn guidance_beyond_one_scale() -> Result<()> {
     let (_, folder) = golden::folders("pipeline").remove(0);
     let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
     let draw = |guidance: Guidance| {
-        let request =
-            Request { num_inference_steps: 4, guidance: Some(guidance), ..Request::new("a cat") };
+        let request = Request { num_inference_steps: 4, guidance, ..Request::new("a cat") };
         Ok::<_, diffuscope::Error>(model.generate(&request)?.latents)
     };
     let plain = |scale: f64| draw(scale.into());

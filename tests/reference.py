@@ -157,8 +157,8 @@ def trace(pipe, sampler, prompts, negative, **arguments):
     timesteps, x_t, noise_pred, x_0 = (torch.stack(list(map(torch.as_tensor, part))) for part in zip(*steps))
     image = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
     return dict(
-        timesteps=timesteps.float(), x_t=x_t, noise_uncond=uncond.contiguous(), noise_cond=cond.contiguous(),
-        noise_pred=noise_pred, x_0=x_0, latents=latents, image=image,
+        timesteps=timesteps.float(), x_t=x_t, output_uncond=uncond.contiguous(), output_cond=cond.contiguous(),
+        output=noise_pred, x_0=x_0, latents=latents, image=image,
     )
 
 

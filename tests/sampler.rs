@@ -1,4 +1,4 @@
-//! Whole loops of every sampler against diffusers, with a model that needs no weights and noise that was drawn before.
+//! Whole loops of every sampler against diffusers, with a model that needs no weights and noise that was drawn beforehand.
 //!
 //! `samplers.json` lists every case; those with a reason are the ones that diffusers refuses or that end on NaN there.
 //! With `DIFFUSCOPE_TABLE=docs/samplers.md`, what was compared is written there as a table.
@@ -8,10 +8,16 @@ mod golden;
 use std::collections::BTreeMap;
 
 use diffuscope::Result;
+use diffuscope::checkpoint::SchedulerConfig;
 use diffuscope::denoiser::Denoiser;
 use diffuscope::noise::{standard_normal, standard_normals};
-use diffuscope::sampler::{Method, Plan, Sampler, Sampling, SchedulerConfig, Settings};
+use diffuscope::sampler::{
+    Plan, PlanSettings, PlannedStep, Sampler, Sampling, ddim_step, ddim_step_eta, ddpm_step,
+    dpm_sde_step, dpm2_ancestral_step, dpm2_step, dpm2s_ancestral_step, euler_ancestral_step,
+    euler_step, heun_step, lcm_step,
+};
 use diffuscope::schedule::{Schedule, Spacing};
+use diffuscope::timesteps::Timesteps;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
@@ -20,8 +26,8 @@ use tch::{Kind, Tensor};
 struct Shrink;
 
 impl Denoiser for Shrink {
-    fn predict(&self, x_t: &Tensor, t: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
-        let t = t.to_kind(Kind::Double);
+    fn predict(&self, x_t: &Tensor, t: &Timesteps, _: Option<&Tensor>) -> Result<Tensor> {
+        let t = t.tensor().to_kind(Kind::Double);
         Ok(x_t * (&t / (&t + 1.)))
     }
 }
@@ -53,8 +59,8 @@ impl Case {
     fn plan(&self) -> Result<Plan> {
         let config = self.config();
         let mut sampler = config.sampler();
-        if let Method::Ddim { eta } = &mut sampler.method {
-            *eta = self.eta;
+        if sampler.method.is("ddim") {
+            sampler.options.eta = self.eta;
         }
         sampler.as_diffusers = true;
         Plan::new(sampler, &config.schedule()?, self.steps, &config.settings(sampler))
@@ -202,7 +208,7 @@ fn markdown(table: &BTreeMap<String, Row>, said: &str) -> String {
          has no such sampler, or it ends on NaN there).\n\n\
          A cell has the largest difference of any element of the last sample under leading, linspace and trailing spacing,\n\
          once where they are alike. A dot: not asked, because the class has no such option. All ran with\n\
-         `Settings::as_diffusers`, whose documentation says where that matters.\n\n\
+         `PlanSettings::as_diffusers`, whose documentation says where that matters.\n\n\
          Written by `DIFFUSCOPE_TABLE=docs/samplers.md cargo test --test sampler`; the numbers of diffusers are those of\n\
          `tests/golden/make.py`.\n\n{notes}\n\
          | diffusers' class | options |{heads}\n|---|---|{}\n{}\n",
@@ -213,12 +219,12 @@ fn markdown(table: &BTreeMap<String, Row>, said: &str) -> String {
 
 /// Where a step ends on the next visited timestep, which is the default, the equations hold along that list.
 #[test]
-fn steps_end_where_the_model_looks_next() -> Result<()> {
+fn steps_end_where_the_model_is_evaluated_next() -> Result<()> {
     let s = Schedule::stable_diffusion();
     for spacing in [Spacing::Leading, Spacing::Linspace, Spacing::Trailing] {
         for name in ["ddim", "pndm", "pndm-rk"] {
             let plan = |name: &str| {
-                let settings = Settings { spacing, ..Settings::default() };
+                let settings = PlanSettings { spacing, ..PlanSettings::default() };
                 Plan::new(name.parse()?, &s, 30, &settings)
             };
             let ours = plan(name)?;
@@ -241,23 +247,23 @@ fn steps_end_where_the_model_looks_next() -> Result<()> {
 fn dpm2s_ancestral_is_its_algorithm() -> Result<()> {
     let s = Schedule::stable_diffusion();
     let sampler: Sampler = "dpm++2s-a".parse()?;
-    let settings = Settings { spacing: Spacing::Linspace, ..Settings::default() };
+    let settings = PlanSettings { spacing: Spacing::Linspace, ..PlanSettings::default() };
     let plan = Plan::new(sampler, &s, 6, &settings)?;
     let sigmas: Vec<f64> =
-        plan.steps.iter().step_by(2).map(|step| step.position.sigma).chain([0.]).collect();
+        plan.steps.iter().step_by(2).map(|step| step.position.sigma()).chain([0.]).collect();
     let shape = [1, 2, 2, 2];
     let x_start = standard_normal(&shape, 1)?.to_kind(Kind::Double);
     let noises: Vec<Tensor> =
         standard_normals(&shape, 2, 11)?.iter().map(|n| n.to_kind(Kind::Double)).collect();
-    let looks: Vec<f64> = plan.steps.iter().map(|step| step.position.t).collect();
+    let timesteps: Vec<f64> = plan.steps.iter().map(|step| step.position.t).collect();
     let got = run(plan, &x_start, &Tensor::stack(&noises, 0))?;
 
-    // x_0 = x - sigma eps, the model looking at x / sqrt(sigma^2 + 1)
+    // x_0 = x - sigma eps, where the model is given x / sqrt(sigma^2 + 1)
     let denoised =
         |x: &Tensor, sigma: f64, t: f64| x - x * (sigma / sigma.hypot(1.) * (t / (t + 1.)));
     let mut x = &x_start * sigmas[0];
     for i in 0..6 {
-        let (sigma, next, t) = (sigmas[i], sigmas[i + 1], looks[2 * i]);
+        let (sigma, next, t) = (sigmas[i], sigmas[i + 1], timesteps[2 * i]);
         let seen = denoised(&x, sigma, t);
         let up = (next.powi(2) * (sigma.powi(2) - next.powi(2)) / sigma.powi(2)).sqrt();
         let down = (next.powi(2) - up.powi(2)).max(0.).sqrt();
@@ -269,10 +275,83 @@ fn dpm2s_ancestral_is_its_algorithm() -> Result<()> {
         let h = time_down - time;
         let middle = (-(time + h / 2.)).exp();
         let between = middle / sigma * &x - (-h / 2.).exp_m1() * &seen;
-        let seen = denoised(&between, middle, looks[2 * i + 1]);
+        let seen = denoised(&between, middle, timesteps[2 * i + 1]);
         x = down / sigma * &x - (-h).exp_m1() * &seen + up * &noises[2 * i + 1];
     }
     let gap = (got - x).abs().max().double_value(&[]);
     assert!(gap < 1e-9, "{gap:e}");
+    Ok(())
+}
+
+/// The planned sampling and a loop over a sampler's own step function give the same samples, number for number.
+#[test]
+fn step_functions_take_the_planned_steps() -> Result<()> {
+    let s = Schedule::stable_diffusion();
+    let shape = [2, 3, 2];
+    let x_start = standard_normal(&shape, 1)?.to_kind(Kind::Double);
+    let noises: Vec<Tensor> =
+        standard_normals(&shape, 2, 12)?.iter().map(|n| n.to_kind(Kind::Double)).collect();
+    for spacing in [Spacing::Leading, Spacing::Linspace, Spacing::Trailing] {
+        for name in [
+            "ddim",
+            "ddim eta",
+            "ddpm",
+            "lcm",
+            "euler",
+            "euler-a",
+            "heun",
+            "dpm2",
+            "dpm2-a",
+            "dpm++sde",
+            "dpm++2s-a",
+        ] {
+            let sampler = match name {
+                "ddim eta" => Sampler::ddim(0.7),
+                name => name.parse()?,
+            };
+            let settings =
+                PlanSettings { spacing, set_alpha_to_one: true, ..PlanSettings::default() };
+            let plan = Plan::new(sampler, &s, 6, &settings)?;
+            let expected = run(plan.clone(), &x_start, &Tensor::stack(&noises, 0))?;
+            let mut x = plan.start(&x_start);
+            let mut evaluations = 0..plan.steps.len();
+            while let Some(i) = evaluations.next() {
+                let PlannedStep { position, next, .. } = plan.steps[i];
+                let (step, noise) = (plan.steps[i].pair(), &noises[i]);
+                // Of a step of two stages, the end is that of its second evaluation.
+                let two = plan.sampler.method.evaluations_per_step == 2 && i + 1 < plan.steps.len();
+                let last = if two { evaluations.next().unwrap_or(i) } else { i };
+                let (sigma, sigma_next) = (position.sigma(), plan.steps[last].next.sigma());
+                let fresh = &noises[last];
+                let mut at = plan.steps[i..=last].iter().map(|step| step.position);
+                let noise_pred =
+                    Shrink.predict(&(&x * position.input_scale()), &position.t.into(), None)?;
+                let predict = |x: &Tensor, sigma: f64| {
+                    let position = at.next().unwrap();
+                    assert_eq!(position.sigma(), sigma, "{name}");
+                    Shrink.predict(&(x * position.input_scale()), &position.t.into(), None)
+                };
+                let out = match name {
+                    "ddim" => ddim_step(&s, step, &x, &noise_pred)?,
+                    "ddim eta" => ddim_step_eta(&s, step, &x, &noise_pred, 0.7, noise)?,
+                    "ddpm" => ddpm_step(&s, step, &x, &noise_pred, noise)?,
+                    "lcm" => lcm_step(&s, step, &x, &noise_pred, noise)?,
+                    "euler" => euler_step(sigma, next.sigma(), &x, &noise_pred)?,
+                    "euler-a" => euler_ancestral_step(sigma, next.sigma(), &x, &noise_pred, noise)?,
+                    "heun" => heun_step(sigma, sigma_next, &x, predict)?,
+                    "dpm2" => dpm2_step(sigma, sigma_next, &x, predict)?,
+                    "dpm2-a" => dpm2_ancestral_step(sigma, sigma_next, &x, predict, fresh)?,
+                    "dpm++sde" => dpm_sde_step(sigma, sigma_next, &x, predict, [noise, fresh])?,
+                    _ => dpm2s_ancestral_step(sigma, sigma_next, &x, predict, fresh)?,
+                };
+                x = out.prev_sample;
+            }
+            assert!(x.equal(&expected), "{name} {spacing:?}");
+        }
+    }
+    let up = heun_step(1., 2., &x_start, |x, _| Ok(x.shallow_clone()));
+    assert!(up.is_err(), "a sigma that goes up");
+    let other = heun_step(2., 1., &x_start, |x, _| Ok(x.get(0)));
+    assert!(other.is_err(), "a prediction of another shape");
     Ok(())
 }

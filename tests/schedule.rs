@@ -2,7 +2,7 @@
 
 mod golden;
 
-use diffuscope::sampler::{Method, Plan, Settings};
+use diffuscope::sampler::{Plan, PlanSettings};
 use diffuscope::schedule::{BetaSchedule, Schedule, Spacing, timesteps};
 use golden::Worst;
 use tch::Tensor;
@@ -52,8 +52,9 @@ fn spaced_timesteps() {
         let s = Schedule::new(BetaSchedule::ScaledLinear, 0.00085, 0.012, count(total)).unwrap();
         let expected = file.tensor(name).unwrap();
         if sampler == "euler" {
-            let settings = Settings { spacing, steps_offset: offset, ..Settings::default() };
-            let plan = Plan::new(Method::Euler.into(), &s, steps, &settings).unwrap();
+            let settings =
+                PlanSettings { spacing, steps_offset: offset, ..PlanSettings::default() };
+            let plan = Plan::new("euler".parse().unwrap(), &s, steps, &settings).unwrap();
             let list: Vec<f64> = plan.steps.iter().map(|step| step.timestep()).collect();
             euler.compare(name, &Tensor::from_slice(&list), &expected);
         } else {

@@ -1,4 +1,4 @@
-//! A training that is killed goes on as if nothing had happened.
+//! A killed training resumes as if nothing had happened.
 #![cfg(feature = "cli")]
 
 use std::path::Path;
@@ -32,7 +32,7 @@ fn loss(out: &Path, step: usize) -> f64 {
 }
 
 #[test]
-fn killed_and_resumed_it_draws_the_same_loss_curve() {
+fn killed_and_resumed_it_has_the_same_loss_curve() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
     assert!(train(&whole, &[]).status().unwrap().success());
@@ -71,7 +71,7 @@ fn a_checkpoint_of_other_settings_is_refused() {
 }
 
 #[test]
-fn a_trained_network_can_be_gone_on_with() {
+fn training_can_start_from_a_trained_network() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     assert!(train(&first, &[]).status().unwrap().success());
@@ -118,7 +118,7 @@ fn an_autoencoder_grows_to_larger_pictures() {
     // The inner levels' weights moved by two small steps at most; the outer level is new.
     let tensor = |out: &Path, name: &str| {
         let file = out.join("model/vae/diffusion_pytorch_model.safetensors");
-        diffuscope::weights::TensorFile::open(file).unwrap().tensor(name).unwrap()
+        diffuscope::tensor_file::TensorFile::open(file).unwrap().tensor(name).unwrap()
     };
     let far = |a: &str, b: &str| {
         let (a, b) = (tensor(&small, a), tensor(&large, b));

@@ -17,10 +17,10 @@ fn predictions_of_diffusers() -> Result<()> {
             ["sample", "timestep", "context"].map(|name| numbers.tensor(name).unwrap());
         let noise_pred = unet.forward(&sample, &timestep, &context)?;
         worst.compare(&name, &noise_pred, &numbers.tensor("noise_pred")?);
-        let between = unet.forward(&sample, &Tensor::from(344.4828f32), &context)?;
+        let between = unet.forward(&sample, 344.4828, &context)?;
         worst.compare(&name, &between, &numbers.tensor("fractional")?);
 
-        // Looking at the attention changes nothing, and every row of a map is a distribution.
+        // Returning the attention maps changes nothing, and every row of a map is a distribution.
         let (same, maps) = unet.forward_with_attention(&sample, &timestep, &context)?;
         assert!(same.equal(&noise_pred), "{name}");
         assert!(!maps.is_empty());
@@ -37,7 +37,7 @@ fn predictions_of_diffusers() -> Result<()> {
     Ok(())
 }
 
-/// The families, with everything that their U-Nets are told.
+/// The families, with all inputs of their U-Nets.
 const FAMILIES: [&str; 5] = ["depth", "inpainting", "lcm", "sdxl", "upscaler"];
 
 fn opened(family: &str, kind: Kind) -> Result<(UNet, Tensor, Tensor, Conditions)> {
@@ -64,12 +64,12 @@ fn predictions_of_every_family() -> Result<()> {
         let expected = golden::numbers(&folder).tensor("noise_pred")?;
         let noise_pred = unet.forward(&sample, &timestep, &conditions)?;
         worst.compare(family, &noise_pred, &expected);
-        // In bf16 everything that is embedded goes through another dtype.
+        // In bf16 the embeddings are computed in another dtype.
         let (in_bf16, ..) = opened(family, Kind::BFloat16)?;
         rounded.compare(family, &in_bf16.forward(&sample, &timestep, &conditions)?, &expected);
         let (same, maps) = unet.forward_with_attention(&sample, &timestep, &conditions)?;
         assert!(same.equal(&noise_pred), "{family}");
-        // The outer levels of the upscaler never look at the picture itself.
+        // The outer levels of the upscaler have no self-attention.
         let alone = maps.iter().filter(|map| !map.cross).count();
         assert_eq!(alone == maps.len() / 2, family != "upscaler", "{family}");
     }

@@ -41,7 +41,7 @@ fn tiles_of_diffusers() -> Result<()> {
     worst.compare("decoded", &vae.decode_tiled(&latents, tiling)?, &numbers.tensor("decoded")?);
     worst.finish("autoencoders in tiles");
 
-    // A tile that holds everything is the whole; cells that no neighbour shares are the tile's own.
+    // A single tile for everything gives the whole picture; cells outside the overlaps are those of their tile.
     let whole = vae.decode(&latents)?;
     assert!(vae.decode_tiled(&latents, Some(Tiling { tile: 11, overlap: 3 }))?.equal(&whole));
     let tiled = vae.decode_tiled(&latents, tiling)?;
@@ -57,7 +57,7 @@ fn tiles_of_diffusers() -> Result<()> {
 
 #[test]
 fn an_autoencoder_that_overflows_in_f16_computes_in_f32() -> Result<()> {
-    // diffusers writes that it does unless told otherwise.
+    // diffusers writes `force_upcast` by default.
     let folder = golden::path("families/sdxl/vae");
     assert_eq!(Vae::open(&folder, Kind::Half, Device::Cpu)?.kind(), Kind::Float);
     assert_eq!(Vae::open(&folder, Kind::BFloat16, Device::Cpu)?.kind(), Kind::BFloat16);

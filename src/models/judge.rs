@@ -1,4 +1,4 @@
-//! The judge: a small classifier that says what a scene shows, so that pictures can be scored.
+//! The judge: a small classifier of scenes, whose answers score pictures.
 
 use std::path::Path;
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{Conv2d, GroupNorm, Linear, ResnetBlock};
-use crate::weights::{Params, channels_last, read_config, weight_files};
+use crate::models::params::{Params, channels_last};
+use crate::tensor_file::{read_config, weight_files};
 use crate::{Error, Result};
 
 const EPS: f64 = 1e-5;
@@ -18,16 +19,16 @@ pub struct JudgeConfig {
     pub sample_size: i64,
     /// Channels of each level; every level halves the picture first.
     pub block_out_channels: Vec<i64>,
-    /// Channels a group of the group norms.
+    /// The number of groups of the group norms.
     pub norm_num_groups: i64,
-    /// Length of the feature vector that all answers are read from.
+    /// Length of the feature vector that every answer is computed from.
     pub features: i64,
     /// The number of possible answers to each question.
     pub answers: Vec<i64>,
 }
 
 impl JudgeConfig {
-    /// The side of what the last level leaves of a picture.
+    /// The side of the last level's feature map.
     fn cells(&self) -> i64 {
         self.sample_size >> self.block_out_channels.len()
     }
@@ -37,7 +38,7 @@ impl JudgeConfig {
         let fits = (1..=8).contains(&levels) && self.cells() << levels == self.sample_size;
         if !fits || !(2..=4096).contains(&self.sample_size) {
             let expected = format!("a multiple of 2^{levels} up to 4096, with 1 to 8 levels");
-            return Err(Error::argument("sample_size", expected, self.sample_size, ""));
+            return Err(Error::argument("sample_size", expected, self.sample_size));
         }
         let groups = self.norm_num_groups.max(1);
         let counts = [("features", self.features), ("norm_num_groups", self.norm_num_groups)];
@@ -45,7 +46,7 @@ impl JudgeConfig {
         let answers = self.answers.iter().map(|&n| ("answers", n));
         for (name, value) in counts.into_iter().chain(widths.clone()).chain(answers) {
             if !(1..=1 << 14).contains(&value) {
-                return Err(Error::argument(name, "a count of 1 and more", value, ""));
+                return Err(Error::argument(name, "a count of 1 or more", value));
             }
         }
         match widths.map(|(_, n)| n).find(|n| n % groups != 0) {
@@ -53,31 +54,30 @@ impl JudgeConfig {
                 "block_out_channels",
                 format!("multiples of norm_num_groups {groups}"),
                 n,
-                "",
             )),
             None => Ok(()),
         }
     }
 }
 
-/// What the judge says of pictures.
-pub struct Verdict {
-    /// The vector that the answers are read from [B, features], in f32.
+/// What the judge computes from pictures.
+pub struct JudgeOutput {
+    /// The vector that the answers are computed from, [B, features], in f32.
     pub features: Tensor,
-    /// For each question the logits of its answers [B, n], in f32.
+    /// The logits of each question's answers, [B, n], in f32.
     pub logits: Vec<Tensor>,
 }
 
-struct Level {
+struct JudgeLevel {
     down: Conv2d,
     resnet: ResnetBlock,
 }
 
-/// The classifier: at every level a strided convolution and a residual block, then one vector of features
-/// from all places, and a linear reading of it for every question.
+/// The classifier: a strided convolution and a residual block at every level, then one feature vector of the
+/// whole picture, and a linear layer from it to the answers of every question.
 pub struct Judge {
     config: JudgeConfig,
-    levels: Vec<Level>,
+    levels: Vec<JudgeLevel>,
     norm: GroupNorm,
     features: Linear,
     answers: Vec<Linear>,
@@ -97,7 +97,7 @@ impl Judge {
         let level = |(i, &width): (usize, &i64)| {
             let params = params / "levels" / i;
             let from = std::mem::replace(&mut inputs, width);
-            Level {
+            JudgeLevel {
                 down: Conv2d::strided(&(&params / "down"), from, width, 3, 2, 1),
                 resnet: ResnetBlock::new(&(&params / "resnet"), width, width, None, groups, EPS),
             }
@@ -135,13 +135,13 @@ impl Judge {
         &self.config
     }
 
-    /// What the levels make of pictures: `[B, widths[i], side / 2^(i + 1), side / 2^(i + 1)]` for each.
+    /// The feature map of every level: `[B, widths[i], side / 2^(i + 1), side / 2^(i + 1)]` for level i.
     ///
     /// # Shapes
-    /// `image` [B, 3, H, W] in [-1, 1], H and W as the configuration's `sample_size`.
+    /// `image` [B, 3, H, W] in [-1, 1], with H and W equal to the configuration's `sample_size`.
     /// # Errors
     /// Pictures of another size.
-    pub fn levels(&self, image: &Tensor) -> Result<Vec<Tensor>> {
+    pub fn feature_maps(&self, image: &Tensor) -> Result<Vec<Tensor>> {
         let (size, side) = (image.size(), self.config.sample_size);
         if size.len() != 4 || size[1..] != [3, side, side] {
             return Err(Error::shape("image", format!("[B, 3, {side}, {side}]"), &size));
@@ -155,18 +155,18 @@ impl Judge {
         Ok(all)
     }
 
-    /// Looks at pictures.
+    /// The features of pictures, and the logits of every question's answers.
     ///
     /// # Shapes
-    /// `image` [B, 3, H, W] in [-1, 1], H and W as the configuration's `sample_size`.
+    /// `image` [B, 3, H, W] in [-1, 1], with H and W equal to the configuration's `sample_size`.
     /// # Errors
     /// Pictures of another size.
-    pub fn look(&self, image: &Tensor) -> Result<Verdict> {
-        let h = self.levels(image)?.pop().unwrap_or_else(|| image.shallow_clone());
+    pub fn forward(&self, image: &Tensor) -> Result<JudgeOutput> {
+        let h = self.feature_maps(image)?.pop().unwrap_or_else(|| image.shallow_clone());
         let h = self.norm.forward(&h).silu().flatten(1, -1);
         let features = self.features.forward(&h).silu();
         let wide = |x: &Tensor| x.to_kind(Kind::Float);
         let logits = self.answers.iter().map(|answer| wide(&answer.forward(&features))).collect();
-        Ok(Verdict { features: wide(&features), logits })
+        Ok(JudgeOutput { features: wide(&features), logits })
     }
 }

@@ -1,14 +1,14 @@
-//! The layers that all three networks are made of.
+//! The layers that all networks are made of.
 
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::device::cpu_has_bf16;
-use crate::weights::{Init, Params, channels_last};
+use crate::models::params::{Init, Params, channels_last};
 
-/// What a network keeps between its layers. Weights in bf16 on a CPU save memory; rounding every sum as well would lose
-/// accuracy, and save time only where there are instructions for bf16, and then only in a network that is large for its
-/// pictures: the others are `exact`. A network that learns keeps its weights' dtype.
+/// The dtype that a network keeps between its layers. On a CPU, bf16 weights save memory. Rounding every sum to bf16 too
+/// would cost accuracy, and saves time only on a CPU with instructions for bf16 and in a network that is large for its
+/// pictures; all other networks are `exact`. A network in training keeps the dtype of its weights.
 pub(super) fn carried_kind(weight: &Tensor, exact: bool) -> Kind {
     match (weight.kind(), weight.device()) {
         (Kind::BFloat16, Device::Cpu) if !weight.requires_grad() && (exact || !cpu_has_bf16()) => {
@@ -18,7 +18,7 @@ pub(super) fn carried_kind(weight: &Tensor, exact: bool) -> Kind {
     }
 }
 
-/// What a layer multiplies in. A CPU without instructions for bf16 imitates it, many times as slowly as f32.
+/// The dtype of a layer's products. A CPU without instructions for bf16 emulates it, many times slower than f32.
 fn product_kind(weight: &Tensor) -> Kind {
     match (weight.kind(), weight.device()) {
         (Kind::BFloat16, Device::Cpu) if !cpu_has_bf16() => Kind::Float,
@@ -110,8 +110,8 @@ impl GroupNorm {
         if !(x.kind() == Kind::BFloat16 && x.device() == Device::Cpu) {
             return norm(x);
         }
-        // libtorch's norm of bf16 in channels-last order, and its gradient, take several times as long as in
-        // plain order. Reordering a large picture costs more than computing it in f32.
+        // libtorch's group norm of bf16, and its gradient, take several times as long in channels-last order as
+        // in plain order. For a large picture, computing in f32 is cheaper than reordering.
         if x.size()[2] * x.size()[3] <= 256 {
             return channels_last(&norm(&x.contiguous()));
         }
@@ -220,18 +220,18 @@ pub(super) fn attention_weights(q: &Tensor, k: &Tensor) -> Tensor {
     (q.matmul(&k.transpose(-2, -1)) * scale).softmax(-1, Kind::Float)
 }
 
-/// One value for all levels, or one a level, as diffusers' configurations write it.
+/// One value for all levels, or one per level, as diffusers' configurations have it.
 #[derive(Debug, Clone, Deserialize, serde::Serialize, PartialEq)]
 #[serde(untagged)]
 pub enum PerLevel<T = i64> {
     /// The same for every level.
     One(T),
-    /// One a level, from the outermost in.
+    /// One per level, from the outermost in.
     Each(Vec<T>),
 }
 
 impl<T: Clone> PerLevel<T> {
-    /// The values of `levels` levels, or `None` where there is not one for each.
+    /// The values of `levels` levels, or `None` if there is not exactly one for each.
     pub fn levels(&self, levels: usize) -> Option<Vec<T>> {
         match self {
             PerLevel::One(one) => Some(vec![one.clone(); levels]),
@@ -245,8 +245,7 @@ mod tests {
     use super::*;
     use crate::noise::standard_normal;
 
-    /// bf16 takes other ways through the norm, for small pictures and for large ones: they
-    /// must lead to the same place.
+    /// In bf16 the norm has separate paths for small and for large pictures: both must agree with f32.
     #[test]
     fn the_group_norm_and_its_gradients_in_bf16_are_those_in_f32() {
         for side in [16, 32] {

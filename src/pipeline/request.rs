@@ -1,4 +1,4 @@
-//! What one generation is asked for, and what it gives.
+//! What one generation is asked for.
 
 use tch::Tensor;
 
@@ -7,116 +7,198 @@ use crate::sampler::{Clip, Sampler};
 
 /// Everything that one generation depends on.
 ///
+/// What belongs to one task or one family is a type of its own: [`InitImage`], [`DepthMap`], [`LowResImage`], [`Sdxl`],
+/// [`Variation`]. A model refuses what it cannot use.
+///
 /// # Examples
 /// ```
 /// use diffuscope::pipeline::Request;
-/// let request = Request { guidance_scale: 5., seed: 7, ..Request::new("a red apple") };
+/// let request = Request { guidance: 7.5.into(), seed: 7, ..Request::new("a red apple") };
 /// assert_eq!(request.num_inference_steps, 30);
+/// let several = Request::batch(["a red apple", "a boat"]);
+/// assert_eq!(several.prompts.len(), 2);
 /// ```
 #[derive(Debug)]
 pub struct Request {
     /// One picture each.
     pub prompts: Vec<String>,
-    /// SDXL: what the second text encoder reads, one a picture; empty for the same prompts.
-    pub prompts_2: Vec<String>,
-    /// What the unconditional prediction is told; empty for nothing.
+    /// The prompt of the unconditional prediction, which guidance leads away from; empty for none.
     pub negative_prompt: String,
-    /// SDXL: what the second text encoder reads of it; `None` for the same.
-    pub negative_prompt_2: Option<String>,
-    /// How many of the text encoder's last layers are skipped, as diffusers counts: 0 for none. (The webui's
-    /// "clip skip 2" is 1.)
-    pub clip_skip: usize,
-    /// The same for the negative prompt; `None` for as many as the prompts. diffusers skips none: `Some(0)`.
-    pub negative_clip_skip: Option<usize>,
-    /// The sampler; `None` for the one that the model's folder names.
+    /// Whether the prompts carry weights, `(word:1.3)`, and change over the steps, `[cat:dog:0.4]`: see
+    /// [`crate::prompt`]. Otherwise brackets are plain text, as in diffusers.
+    pub weighted_prompts: bool,
+    /// How many of the text encoder's last layers are skipped.
+    pub clip_skip: ClipSkip,
+    /// The sampler; `None` for the one that the checkpoint names.
     pub sampler: Option<Sampler>,
     /// The number of reverse steps.
     pub num_inference_steps: usize,
-    /// How far to go from the unconditional towards the conditional prediction, and past it. 0 is the
-    /// prediction without the prompt and 1 the one with it; diffusers calls both 1 and anything below 1.
-    pub guidance_scale: f64,
-    /// More than one scale for all steps; `None` for the plain rule at `guidance_scale`.
-    pub guidance: Option<Guidance>,
-    /// Whether the prompts have weights, `(word:1.3)`, and change over the steps, `[cat:dog:0.4]`: see
-    /// [`crate::prompt`]. Else brackets are read as they are, as diffusers does.
-    pub weighted_prompts: bool,
-    /// Keeps the predicted picture within its range in place of what the model's folder says.
+    /// How the conditional and the unconditional prediction become one: a scale, `7.5.into()`, or more than that. Scale
+    /// 0 is the prediction without the prompt and 1 the one with it; diffusers takes anything below 1 for 1.
+    pub guidance: Guidance,
+    /// Keeps the predicted picture within a range, in place of what the checkpoint says.
     pub clip: Option<Clip>,
     /// The first picture's seed; the next picture has the next one.
     pub seed: i64,
     /// Every picture's seed; empty for `seed` and the ones after it.
     pub seeds: Vec<i64>,
-    /// Variations of a seed: the first picture's other seed (the next picture has the next one), and how far
-    /// the noise is turned towards that one's, 0 to 1.
-    pub variation: Option<(i64, f64)>,
+    /// Pictures near the seeds' own.
+    pub variation: Option<Variation>,
+    /// Standard noise [B, 4, h, w] to start from, in place of the seeds': diffusers' `latents=`.
+    pub initial_latents: Option<Tensor>,
     /// Pixels; `None` for the size that the model was trained on.
     pub width: Option<i64>,
     /// Pixels; `None` for the size that the model was trained on.
     pub height: Option<i64>,
-    /// The picture to start from, [1, 3, H, W] in [-1, 1] or one for every prompt, and how much of it is
-    /// noised away, 0 to 1.
-    pub init: Option<(Tensor, f64)>,
-    /// Where the picture to start from is drawn anew: at 0.5 and above, [1, 1, H, W] or one for every prompt.
-    /// With a strength of 1 nothing of what was there is left.
-    pub mask: Option<Tensor>,
-    /// Depth to image: how near everything is, [1, 1, h, w] or one for every prompt, of any size and scale;
-    /// larger is nearer.
-    pub depth: Option<Tensor>,
-    /// The x4 upscaler: the small picture, [1, 3, h, w] in [-1, 1], or one for every prompt.
-    pub small: Option<Tensor>,
-    /// The x4 upscaler: the timestep up to which the small picture is noised.
-    pub noise_level: usize,
-    /// SDXL: height and width of the original, top and left of the crop, height and width of the target;
-    /// `None` for a whole picture of the size that is drawn.
-    pub sizes: Option<[i64; 6]>,
-    /// Whether a picture's latents are drawn from what the encoder says, as diffusers does, and not its mean.
-    pub sample_posterior: bool,
-    /// Standard noise [B, 4, h, w] to start from, in place of the seed's: diffusers' `latents=`.
-    pub initial_latents: Option<Tensor>,
+    /// Image to image and inpainting: the picture to start from.
+    pub init: Option<InitImage>,
+    /// Depth to image: how near everything is.
+    pub depth: Option<DepthMap>,
+    /// The x4 upscaler: the picture to enlarge.
+    pub low_res: Option<LowResImage>,
+    /// SDXL: the second text encoder's prompts, and sizes.
+    pub sdxl: Option<Sdxl>,
 }
 
 impl Request {
     /// One picture of `prompt` with seed 0: 30 steps, guidance scale 5.
     pub fn new(prompt: impl Into<String>) -> Self {
+        Self::batch([prompt])
+    }
+
+    /// One picture for every prompt, drawn together: seeds 0, 1, 2 ..., 30 steps, guidance scale 5.
+    pub fn batch(prompts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            prompts: vec![prompt.into()],
-            prompts_2: Vec::new(),
+            prompts: prompts.into_iter().map(Into::into).collect(),
             negative_prompt: String::new(),
-            negative_prompt_2: None,
-            clip_skip: 0,
-            negative_clip_skip: None,
+            weighted_prompts: false,
+            clip_skip: ClipSkip::default(),
             sampler: None,
             num_inference_steps: 30,
-            guidance_scale: 5.,
-            guidance: None,
-            weighted_prompts: false,
+            guidance: 5.0.into(),
             clip: None,
             seed: 0,
             seeds: Vec::new(),
             variation: None,
+            initial_latents: None,
             width: None,
             height: None,
             init: None,
-            mask: None,
             depth: None,
-            small: None,
-            noise_level: 20,
-            sizes: None,
-            sample_posterior: false,
-            initial_latents: None,
+            low_res: None,
+            sdxl: None,
         }
     }
 }
 
-/// What a generation gives.
+/// How many of the text encoder's last layers are skipped, as diffusers counts: 0 for none. (The webui's "clip skip 2"
+/// is 1.)
+///
+/// # Examples
+/// ```
+/// use diffuscope::pipeline::ClipSkip;
+/// // diffusers skips layers for the prompt alone.
+/// let as_diffusers = ClipSkip { negative: 0, ..1.into() };
+/// assert_eq!(as_diffusers, ClipSkip { prompt: 1, negative: 0 });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClipSkip {
+    /// For the prompts.
+    pub prompt: usize,
+    /// For the negative prompt.
+    pub negative: usize,
+}
+
+impl From<usize> for ClipSkip {
+    /// As many for the negative prompt as for the prompts.
+    fn from(layers: usize) -> Self {
+        Self { prompt: layers, negative: layers }
+    }
+}
+
+/// The picture that image to image and inpainting start from.
 #[derive(Debug)]
-pub struct Generation {
-    /// The final latents [B, 4, h, w], scaled as the U-Net knows them; those that there were when a run was
-    /// stopped.
-    pub latents: Tensor,
-    /// The pictures [B, 3, H, W], about [-1, 1], in f32 on the CPU; of a run that was stopped, as they looked
-    /// from there.
+pub struct InitImage {
+    /// [1, 3, H, W] in [-1, 1], or one for every prompt.
     pub image: Tensor,
-    /// Whether all steps were taken.
-    pub finished: bool,
+    /// How much of it is noised away, 0 (nothing) to 1 (everything).
+    pub strength: f64,
+    /// Where it is drawn anew: at 0.5 and above, [1, 1, H, W] or one for every prompt; `None` for everywhere. With a
+    /// strength of 1 nothing of what was there is left.
+    pub mask: Option<Tensor>,
+    /// Whether its latents are sampled from the encoder's distribution, as diffusers does, in place of the mean.
+    pub sample_posterior: bool,
+}
+
+impl InitImage {
+    /// A picture that is drawn anew everywhere, from the mean of its latents.
+    pub fn new(image: Tensor, strength: f64) -> Self {
+        Self { image, strength, mask: None, sample_posterior: false }
+    }
+}
+
+/// Depth to image: how near everything is, [1, 1, h, w] or one for every prompt, of any size and scale; larger is
+/// nearer.
+#[derive(Debug)]
+pub struct DepthMap(pub Tensor);
+
+/// The picture that the x4 upscaler enlarges.
+#[derive(Debug)]
+pub struct LowResImage {
+    /// [1, 3, h, w] in [-1, 1], or one for every prompt.
+    pub image: Tensor,
+    /// The timestep up to which it is noised.
+    pub noise_level: usize,
+}
+
+impl LowResImage {
+    /// A picture at diffusers' usual noise level, 20.
+    pub fn new(image: Tensor) -> Self {
+        Self { image, noise_level: 20 }
+    }
+}
+
+/// What SDXL is told beside its prompts.
+#[derive(Debug, Clone, Default)]
+pub struct Sdxl {
+    /// What the second text encoder reads, one for every picture; empty for the same prompts.
+    pub prompts_2: Vec<String>,
+    /// What it reads in place of the negative prompt; `None` for the same.
+    pub negative_prompt_2: Option<String>,
+    /// The sizes that the model was trained with; `None` for a whole picture of the size that is drawn.
+    pub sizes: Option<ImageSizes>,
+}
+
+/// SDXL's size conditioning, in pixels, under diffusers' names: Podell et al. 2023, section 2.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageSizes {
+    /// Height and width of the original.
+    pub original_size: (i64, i64),
+    /// Top and left of the crop.
+    pub crops_coords_top_left: (i64, i64),
+    /// Height and width of the target.
+    pub target_size: (i64, i64),
+}
+
+impl ImageSizes {
+    /// A whole picture that was never cropped or resized.
+    pub fn whole(height: i64, width: i64) -> Self {
+        let size = (height, width);
+        Self { original_size: size, crops_coords_top_left: (0, 0), target_size: size }
+    }
+
+    /// In the order of the U-Net's `time_ids`.
+    pub(super) fn time_ids(self) -> [i64; 6] {
+        let Self { original_size: a, crops_coords_top_left: b, target_size: c } = self;
+        [a.0, a.1, b.0, b.1, c.0, c.1]
+    }
+}
+
+/// A picture near a seed's: its noise turned towards another seed's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Variation {
+    /// The first picture's other seed; the next picture has the next one.
+    pub seed: i64,
+    /// How far the noise is turned: 0 (the seed itself) to 1 (the other).
+    pub weight: f64,
 }

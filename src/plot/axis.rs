@@ -179,6 +179,24 @@ fn decimal(digit: u32, power: i32) -> String {
     }
 }
 
+/// A number with as many decimals as are useful, and a true minus sign.
+pub(super) fn signed(value: f64) -> String {
+    let size = value.abs();
+    let text = if value == 0. {
+        "0".to_owned()
+    } else if !(1e-3..1e5).contains(&size) {
+        let power = size.log10().floor() as i32;
+        format!("{:.1}×{}", value / 10f64.powi(power), power_of_ten(power))
+    } else if size < 0.1 {
+        format!("{value:.3}")
+    } else if size < 100. {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.0}")
+    };
+    text.replace('-', "−")
+}
+
 /// "10⁻³"; 1 and 10 as they are written.
 pub(super) fn power_of_ten(power: i32) -> String {
     match power {

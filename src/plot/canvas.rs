@@ -300,7 +300,7 @@ pub fn wrap(text: &str, style: Style, width: f32, most: usize) -> Result<Vec<Str
     Ok(lines)
 }
 
-type Drawn = std::result::Result<(), DrawingErrorKind<Infallible>>;
+type BackendResult = std::result::Result<(), DrawingErrorKind<Infallible>>;
 
 fn text_style(style: &impl BackendTextStyle) -> Style {
     let color = style.color().rgb;
@@ -330,15 +330,15 @@ impl DrawingBackend for &mut Canvas {
         (self.width, self.height)
     }
 
-    fn ensure_prepared(&mut self) -> Drawn {
+    fn ensure_prepared(&mut self) -> BackendResult {
         Ok(())
     }
 
-    fn present(&mut self) -> Drawn {
+    fn present(&mut self) -> BackendResult {
         Ok(())
     }
 
-    fn draw_pixel(&mut self, point: BackendCoord, color: BackendColor) -> Drawn {
+    fn draw_pixel(&mut self, point: BackendCoord, color: BackendColor) -> BackendResult {
         let (r, g, b) = color.rgb;
         self.blend(point.0, point.1, [r, g, b], color.alpha as f32);
         Ok(())
@@ -349,7 +349,7 @@ impl DrawingBackend for &mut Canvas {
         from: BackendCoord,
         to: BackendCoord,
         style: &S,
-    ) -> Drawn {
+    ) -> BackendResult {
         self.draw_path([from, to], style)
     }
 
@@ -357,7 +357,7 @@ impl DrawingBackend for &mut Canvas {
         &mut self,
         path: I,
         style: &S,
-    ) -> Drawn {
+    ) -> BackendResult {
         let points: Vec<_> = path.into_iter().map(float).collect();
         let BackendColor { rgb: (r, g, b), alpha } = style.color();
         self.stroke(&points, style.stroke_width() as f32, [r, g, b], alpha as f32);
@@ -370,14 +370,19 @@ impl DrawingBackend for &mut Canvas {
         radius: u32,
         style: &S,
         _fill: bool,
-    ) -> Drawn {
+    ) -> BackendResult {
         let BackendColor { rgb: (r, g, b), alpha } = style.color();
         let dot = [float(centre), float(centre)];
         self.stroke(&dot, radius as f32 * 2., [r, g, b], alpha as f32);
         Ok(())
     }
 
-    fn draw_text<S: BackendTextStyle>(&mut self, text: &str, style: &S, at: BackendCoord) -> Drawn {
+    fn draw_text<S: BackendTextStyle>(
+        &mut self,
+        text: &str,
+        style: &S,
+        at: BackendCoord,
+    ) -> BackendResult {
         let (x, y) = float(at);
         self.write(x, y, text, text_style(style), &style.transform())
             .map_err(|e| DrawingErrorKind::FontError(Box::new(e)))

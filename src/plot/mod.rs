@@ -6,23 +6,33 @@
 //! | [`pictures`], [`strip`], [`sheet`] | pictures in a grid with labels |
 //! | [`latents`] | the channels of latents with a colour bar |
 //! | [`panel`], [`lines`], [`figure`] | charts: lines, bands, points, histograms, heat maps |
-//! | [`schedule_figure`], [`moments_figure`], [`noise_strip`], [`guidance_geometry`], [`loss_curve`], [`trace_figure`], [`trace_latents`] | the figures of the chapters |
 //!
 //! Every one is a value: it has `png()`, `save(path)`, and shows itself when it ends a notebook
 //! cell. All lie on one light card ([`theme`]), so they read on a light page and on a dark one.
 
 mod axis;
 mod canvas;
-mod chart;
-mod figures;
-mod show;
+mod card_style;
+mod display;
+mod heat_map;
+mod latent_channels;
+mod latents;
+mod marks;
+mod panel;
+mod panel_layout;
+mod panels;
+mod picture_card;
+mod plot_frame;
+mod series_names;
+mod sheet;
+mod sheet_layout;
 pub mod theme;
-mod views;
+mod tile;
 
-pub use chart::{Panel, figure, lines, panel};
-pub use figures::{
-    guidance_geometry, loss_curve, moments_figure, noise_strip, schedule_figure, score_curves,
-    trace_figure, trace_latents,
-};
-pub use show::Figure;
-pub use views::{LatentsView, Picture, Sheet, Tile, latents, picture, pictures, sheet, strip};
+pub use display::Figure;
+pub use latents::{LatentsView, latents};
+pub use panel::{Panel, panel};
+pub use panels::{figure, lines};
+pub use picture_card::{Picture, picture};
+pub use sheet::{Sheet, pictures, sheet, strip};
+pub use tile::Tile;

@@ -2,12 +2,14 @@
 
 use tch::Tensor;
 
-use super::{Coefficients, PlannedStep, Position, Settings, StepOutput};
+use super::grid::Grid;
+use super::{Coefficients, Options, PlannedStep, StepOutput};
+use crate::check::same_shape;
 use crate::prediction::x_0_from_epsilon;
 use crate::schedule::{Schedule, Step};
 use crate::{Error, Result};
 
-/// The weights of a DDIM step.
+/// The coefficients of a DDIM step.
 ///
 /// ```text
 /// std_dev_t = eta sqrt((1 - alpha_bar_prev) / (1 - alpha_bar_t)) sqrt(1 - alpha_bar_t / alpha_bar_prev)
@@ -18,56 +20,19 @@ use crate::{Error, Result};
 /// # Errors
 /// A step outside the schedule or that does not go down; `eta` outside [0, 1].
 pub fn ddim_coefficients(s: &Schedule, step: Step, eta: f64) -> Result<Coefficients> {
-    s.alpha_bar_prev(step)?;
-    let next = step.t_prev.map_or(Ok(Position::PICTURE), |t_prev| Position::of(s, t_prev))?;
-    coefficients(Position::of(s, step.t)?, next, eta)
-}
-
-fn coefficients(from: Position, to: Position, eta: f64) -> Result<Coefficients> {
     if !(0. ..=1.).contains(&eta) {
-        return Err(Error::argument("eta", "0 (deterministic) to 1 (as DDPM)", eta, ""));
+        return Err(Error::argument("eta", "0 (deterministic) to 1 (as DDPM)", eta));
     }
-    let variance = (to.sigma / from.sigma).powi(2) * (1. - (from.alpha / to.alpha).powi(2));
+    let (alpha_bar_t, alpha_bar_prev) = (s.alpha_bar(step.t)?, s.alpha_bar_prev(step)?);
+    // Rounding may make the variance of a step that stays where it is negative.
+    let variance = (1. - alpha_bar_prev) / (1. - alpha_bar_t) * (1. - alpha_bar_t / alpha_bar_prev);
     let std_dev_t = eta * variance.max(0.).sqrt();
     Ok(Coefficients {
-        x_0: to.alpha,
-        noise_pred: (to.sigma.powi(2) - std_dev_t.powi(2)).max(0.).sqrt(),
-        noise: std_dev_t,
+        of_x_0: alpha_bar_prev.sqrt(),
+        of_noise_pred: (1. - alpha_bar_prev - std_dev_t.powi(2)).max(0.).sqrt(),
+        of_noise: std_dev_t,
         ..Coefficients::default()
     })
-}
-
-/// The pairs that a list of timesteps makes, and where they end.
-pub(super) fn pairs(
-    s: &Schedule,
-    list: &[usize],
-    stride: usize,
-    settings: &Settings,
-) -> Result<Vec<(Position, Position)>> {
-    let end = match settings.set_alpha_to_one {
-        true => Position::PICTURE,
-        false => Position { t: 0., ..Position::of(s, 0)? },
-    };
-    let next = |i: usize| match settings.as_diffusers {
-        false => list.get(i + 1).copied(),
-        true => list[i].checked_sub(stride),
-    };
-    (0..list.len())
-        .map(|i| Ok((Position::of(s, list[i])?, next(i).map_or(Ok(end), |t| Position::of(s, t))?)))
-        .collect()
-}
-
-pub(super) fn plan(
-    s: &Schedule,
-    list: &[usize],
-    stride: usize,
-    eta: f64,
-    settings: &Settings,
-) -> Result<Vec<PlannedStep>> {
-    pairs(s, list, stride, settings)?
-        .into_iter()
-        .map(|(from, to)| Ok(PlannedStep::new(from, to, coefficients(from, to, eta)?)))
-        .collect()
 }
 
 /// A deterministic DDIM step: [`ddim_step_eta`] with `eta` 0.
@@ -93,7 +58,9 @@ pub fn ddim_step(
     noise_pred: &Tensor,
 ) -> Result<StepOutput> {
     let x_0 = x_0_from_epsilon(s, step.t, x_t, noise_pred)?;
-    ddim_coefficients(s, step, 0.)?.apply(x_0, noise_pred, x_t, None)
+    let c = ddim_coefficients(s, step, 0.)?;
+    let prev_sample = c.of_x_0 * &x_0 + c.of_noise_pred * noise_pred;
+    Ok(StepOutput { prev_sample, pred_original_sample: x_0 })
 }
 
 /// A DDIM step that adds as much of `noise` as `eta` says.
@@ -111,7 +78,49 @@ pub fn ddim_step_eta(
     noise: &Tensor,
 ) -> Result<StepOutput> {
     let x_0 = x_0_from_epsilon(s, step.t, x_t, noise_pred)?;
-    ddim_coefficients(s, step, eta)?.apply(x_0, noise_pred, x_t, Some(noise))
+    let c = ddim_coefficients(s, step, eta)?;
+    let mean = c.of_x_0 * &x_0 + c.of_noise_pred * noise_pred;
+    Ok(StepOutput { prev_sample: c.with_noise(mean, Some(noise))?, pred_original_sample: x_0 })
+}
+
+/// A DDIM step backwards, from the less noisy sample to the noisier one.
+///
+/// ```text
+/// x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps
+/// x_0 = (x_prev - sqrt(1 - alpha_bar_prev) eps) / sqrt(alpha_bar_prev)
+/// ```
+/// Dhariwal & Nichol 2021, appendix F: Song et al. 2020, eq. 12, read backwards.
+///
+/// # Shapes
+/// `x_prev` and `noise_pred` alike; returns the same.
+/// # Errors
+/// A step outside the schedule or that does not go down; shapes that differ.
+///
+/// # Examples
+/// ```
+/// use diffuscope::sampler::{ddim_inverse_step, ddim_step};
+/// use diffuscope::{noise::standard_normal, schedule::{Schedule, Step}};
+/// let (s, step) = (Schedule::stable_diffusion(), Step { t: 999, t_prev: Some(900) });
+/// let (x_t, noise_pred) = (standard_normal(&[1, 4, 8, 8], 0)?, standard_normal(&[1, 4, 8, 8], 1)?);
+/// let x_prev = ddim_step(&s, step, &x_t, &noise_pred)?.prev_sample;
+/// let back = ddim_inverse_step(&s, step, &x_prev, &noise_pred)?;
+/// assert!((back - x_t).abs().max().double_value(&[]) < 1e-5);
+/// # Ok::<(), diffuscope::Error>(())
+/// ```
+pub fn ddim_inverse_step(
+    s: &Schedule,
+    step: Step,
+    x_prev: &Tensor,
+    noise_pred: &Tensor,
+) -> Result<Tensor> {
+    same_shape("noise_pred", noise_pred, x_prev)?;
+    let (alpha_bar_t, alpha_bar_prev) = (s.alpha_bar(step.t)?, s.alpha_bar_prev(step)?);
+    let x_0 = (x_prev - (1. - alpha_bar_prev).sqrt() * noise_pred) / alpha_bar_prev.sqrt();
+    Ok(alpha_bar_t.sqrt() * x_0 + (1. - alpha_bar_t).sqrt() * noise_pred)
+}
+
+pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep>> {
+    grid.each_step(|from, to| ddim_coefficients(grid.schedule, from.step_to(to), options.eta))
 }
 
 #[cfg(test)]
@@ -126,7 +135,7 @@ mod tests {
         let s = Schedule::stable_diffusion();
         let x_0 = standard_normal(&[2, 4, 4, 4], 1)?.to_kind(Kind::Double);
         let noise = standard_normal(&[2, 4, 4, 4], 2)?.to_kind(Kind::Double);
-        let at = |t: usize| add_noise(&s, &Tensor::from_slice(&[t as i64]), &x_0, &noise);
+        let at = |t: usize| add_noise(&s, t, &x_0, &noise);
         for (t, t_prev) in [(999, Some(500)), (500, Some(1)), (1, Some(0)), (20, None)] {
             let out = ddim_step(&s, Step { t, t_prev }, &at(t)?, &noise)?;
             let expected = t_prev.map_or(Ok(x_0.shallow_clone()), at)?;
@@ -142,7 +151,7 @@ mod tests {
         for eta in [0., 0.3, 1.] {
             let c = ddim_coefficients(&s, Step { t: 700, t_prev: Some(600) }, eta)?;
             let rest = 1. - s.alphas_cumprod()[600];
-            assert!((c.noise_pred.powi(2) + c.noise.powi(2) - rest).abs() < 1e-12);
+            assert!((c.of_noise_pred.powi(2) + c.of_noise.powi(2) - rest).abs() < 1e-12);
         }
         let up = Step { t: 5, t_prev: Some(9) };
         assert!(ddim_coefficients(&s, up, 0.).is_err());

@@ -2,43 +2,34 @@
 
 use tch::Tensor;
 
-use super::{Coefficients, PlannedStep, Position, StepOutput};
+use super::grid::Grid;
+use super::{Coefficients, Options, PlannedStep, StepOutput};
 use crate::Result;
 use crate::prediction::x_0_from_epsilon;
-use crate::schedule::{Schedule, Step, steps};
+use crate::schedule::{Schedule, Step};
 
-/// The weights of a DDPM step, with the posterior's own variance.
+/// The coefficients of a DDPM step, with the posterior's own variance.
 ///
 /// ```text
-/// alpha = alpha_bar_t / alpha_bar_prev        beta = 1 - alpha
-/// mean = sqrt(alpha_bar_prev) beta / (1 - alpha_bar_t) x_0
-///      + sqrt(alpha) (1 - alpha_bar_prev) / (1 - alpha_bar_t) x_t
-/// variance = (1 - alpha_bar_prev) / (1 - alpha_bar_t) beta
+/// alpha_t = alpha_bar_t / alpha_bar_prev        beta_t = 1 - alpha_t
+/// mean = sqrt(alpha_bar_prev) beta_t / (1 - alpha_bar_t) x_0
+///      + sqrt(alpha_t) (1 - alpha_bar_prev) / (1 - alpha_bar_t) x_t
+/// variance = (1 - alpha_bar_prev) / (1 - alpha_bar_t) beta_t
 /// ```
-/// Ho et al. 2020, eq. 6 and 7; between timesteps further apart, alpha is their quotient.
+/// Ho et al. 2020, eq. 6 and 7; between timesteps further apart, alpha_t is their quotient.
 ///
 /// # Errors
 /// A step outside the schedule or that does not go down.
 pub fn ddpm_coefficients(s: &Schedule, step: Step) -> Result<Coefficients> {
     let (alpha_bar_t, alpha_bar_prev) = (s.alpha_bar(step.t)?, s.alpha_bar_prev(step)?);
-    let alpha = alpha_bar_t / alpha_bar_prev;
-    let (beta, rest, rest_prev) = (1. - alpha, 1. - alpha_bar_t, 1. - alpha_bar_prev);
+    let alpha_t = alpha_bar_t / alpha_bar_prev;
+    let (beta_t, rest, rest_prev) = (1. - alpha_t, 1. - alpha_bar_t, 1. - alpha_bar_prev);
     Ok(Coefficients {
-        x_0: alpha_bar_prev.sqrt() * beta / rest,
-        x_t: alpha.sqrt() * rest_prev / rest,
-        noise: (rest_prev / rest * beta).sqrt(),
+        of_x_0: alpha_bar_prev.sqrt() * beta_t / rest,
+        of_x_t: alpha_t.sqrt() * rest_prev / rest,
+        of_noise: (rest_prev / rest * beta_t).sqrt(),
         ..Coefficients::default()
     })
-}
-
-pub(super) fn plan(s: &Schedule, list: &[usize]) -> Result<Vec<PlannedStep>> {
-    steps(list)
-        .into_iter()
-        .map(|step| {
-            let next = step.t_prev.map_or(Ok(Position::PICTURE), |t| Position::of(s, t))?;
-            Ok(PlannedStep::new(Position::of(s, step.t)?, next, ddpm_coefficients(s, step)?))
-        })
-        .collect()
 }
 
 /// A DDPM step. The last one ignores its noise.
@@ -55,7 +46,13 @@ pub fn ddpm_step(
     noise: &Tensor,
 ) -> Result<StepOutput> {
     let x_0 = x_0_from_epsilon(s, step.t, x_t, noise_pred)?;
-    ddpm_coefficients(s, step)?.apply(x_0, noise_pred, x_t, Some(noise))
+    let c = ddpm_coefficients(s, step)?;
+    let mean = c.of_x_0 * &x_0 + c.of_x_t * x_t;
+    Ok(StepOutput { prev_sample: c.with_noise(mean, Some(noise))?, pred_original_sample: x_0 })
+}
+
+pub(super) fn plan(grid: &Grid<'_>, _: &Options) -> Result<Vec<PlannedStep>> {
+    grid.each_step(|from, to| ddpm_coefficients(grid.schedule, from.step_to(to)))
 }
 
 #[cfg(test)]

@@ -1,195 +1,402 @@
-//! The reverse process: one file a family of samplers, each step a pure function.
+//! The reverse process: one file per sampler, each step a pure function.
 //!
-//! Every step ends on a weighted sum of what is known: the sample, the picture and the noise that the model saw in it,
-//! what it saw in earlier samples, fresh noise. The weights are all that samplers differ in, see [`Coefficients`], and
-//! they are known before the first step: a [`Plan`] lists them.
+//! Every step ends on a weighted sum of what is known: the sample, the picture and the noise that the model saw in it, what
+//! it saw in earlier samples, and fresh noise. Samplers differ only in the coefficients of this sum, see [`Coefficients`],
+//! which are known before the first step: a [`Plan`] lists them.
+//!
+//! [`METHODS`] is the table of all samplers. A new one is a file with its coefficients, and a row here.
 
-mod config;
+mod coefficients;
 mod ddim;
 mod ddpm;
 mod deis;
+mod dpm2;
+mod dpm2s_ancestral;
+mod dpm_sde;
 mod dpm_solver;
 mod euler;
+mod euler_ancestral;
+mod evaluation;
+mod grid;
 mod heun;
 mod lcm;
 mod lms;
-mod name;
+mod method;
+mod options;
 mod plan;
 mod pndm;
 mod position;
 mod sampling;
+mod settings;
+mod sigmas;
+mod step;
+mod two_stages;
 mod unipc;
 
-use tch::Tensor;
+use std::str::FromStr;
 
-pub use config::SchedulerConfig;
-pub use ddim::{ddim_coefficients, ddim_step, ddim_step_eta};
+pub use coefficients::{Coefficients, EARLIER, EvaluationCoefficients};
+pub use ddim::{ddim_coefficients, ddim_inverse_step, ddim_step, ddim_step_eta};
 pub use ddpm::{ddpm_coefficients, ddpm_step};
 pub use deis::deis_coefficients;
-pub use dpm_solver::{
-    DpmSolver, Form, Solver, dpm_solver_multistep_coefficients, dpm_solver_singlestep_coefficients,
-};
-pub use euler::{ancestral_sigmas, euler_ancestral_coefficients, euler_coefficients, euler_step};
-pub use heun::{dpm2_coefficients, heun_coefficients};
-pub use lcm::{lcm_coefficients, lcm_timesteps};
+pub use dpm_sde::dpm_sde_step;
+pub use dpm_solver::{dpm_solver_multistep_coefficients, dpm_solver_singlestep_coefficients};
+pub use dpm2::{dpm2_ancestral_step, dpm2_coefficients, dpm2_step};
+pub use dpm2s_ancestral::dpm2s_ancestral_step;
+pub use euler::{euler_coefficients, euler_step};
+pub use euler_ancestral::{ancestral_sigmas, euler_ancestral_coefficients, euler_ancestral_step};
+pub use evaluation::Evaluation;
+pub use heun::{heun_coefficients, heun_step};
+pub use lcm::{lcm_coefficients, lcm_step, lcm_timesteps};
 pub use lms::lms_coefficients;
-pub use name::{Method, Sampler};
-pub use plan::{Clip, Plan, PlannedStep, Settings};
+pub use method::{ClassDefaults, Method, Name, Sampler};
+pub use options::{DpmSolver, Options, SolverForm, SolverType, UniPc};
+pub use plan::Plan;
 pub use pndm::plms_weights;
-pub use position::{FinalSigma, Position, Sigmas};
+pub use position::Position;
 pub use sampling::{Sampling, SamplingStep};
-pub use unipc::{UniPc, unipc_corrector, unipc_predictor};
+pub use settings::{Clip, PlanSettings};
+pub use sigmas::{FinalSigma, Sigmas};
+pub use step::{PlannedStep, StepOutput};
+pub use unipc::{unipc_corrector, unipc_predictor};
 
+use crate::schedule::Spacing;
 use crate::{Error, Result};
 
-/// What a reverse step gives.
-#[derive(Debug)]
-pub struct StepOutput {
-    /// The sample at the next, less noisy timestep.
-    pub prev_sample: Tensor,
-    /// x_0 as it looks from here.
-    pub pred_original_sample: Tensor,
+/// All samplers, in the order in which they are listed.
+pub static METHODS: &[Method] = &[
+    DDIM,
+    // Ho et al. 2020.
+    Method {
+        names: &[name("ddpm", &["DDPMScheduler"])],
+        grid: grid::in_time_to_picture,
+        plan: ddpm::plan,
+        is_stochastic: always,
+        class_defaults: ClassDefaults {
+            spacing: Spacing::Leading,
+            clip_sample: Some(true),
+            thresholding: true,
+            ..CLASS
+        },
+        ..ROW
+    },
+    // Pseudo numerical methods, Liu et al. 2022: linear multistep, which may begin with Runge-Kutta steps.
+    Method {
+        names: &[
+            name("pndm", &["PNDMScheduler", "plms"]),
+            Name {
+                options: Options { runge_kutta: true, ..OPTIONS },
+                ..name("pndm-rk", &["pndm-runge-kutta"])
+            },
+        ],
+        grid: grid::in_time,
+        plan: pndm::plan,
+        class_defaults: ClassDefaults {
+            spacing: Spacing::Leading,
+            set_alpha_to_one: false,
+            ..CLASS
+        },
+        ..ROW
+    },
+    // Linear multistep in sigma, of order 4.
+    Method { names: &[name("lms", &["LMSDiscreteScheduler", "k-lms"])], plan: lms::plan, ..ROW },
+    // Karras et al. 2022, algorithm 2 without its second order.
+    Method {
+        names: &[name("euler", &["EulerDiscreteScheduler", "k-euler"])],
+        plan: euler::plan,
+        ..ROW
+    },
+    // Euler's method to a lower sigma, and fresh noise back up.
+    Method {
+        names: &[name(
+            "euler-a",
+            &[
+                "EulerAncestralDiscreteScheduler",
+                "k-euler-a",
+                "euler-ancestral",
+                "k-euler-ancestral",
+            ],
+        )],
+        plan: euler_ancestral::plan,
+        is_stochastic: always,
+        ..ROW
+    },
+    // Karras et al. 2022, algorithm 2: two evaluations per step.
+    Method {
+        names: &[name("heun", &["HeunDiscreteScheduler", "k-heun"])],
+        plan: heun::plan,
+        evaluations_per_step: 2,
+        class_defaults: ClassDefaults { clip_sample: Some(false), ..CLASS },
+        ..ROW
+    },
+    // DPM-Solver-2 as k-diffusion has it: the second evaluation in the middle of log sigma.
+    Method {
+        names: &[name("dpm2", &["KDPM2DiscreteScheduler", "k-dpm-2"])],
+        grid: grid::in_sigma_whole_karras,
+        plan: dpm2::plan,
+        evaluations_per_step: 2,
+        ..ROW
+    },
+    // The same with fresh noise.
+    Method {
+        names: &[name(
+            "dpm2-a",
+            &[
+                "KDPM2AncestralDiscreteScheduler",
+                "k-dpm-2-a",
+                "dpm2-ancestral",
+                "k-dpm-2-ancestral",
+            ],
+        )],
+        grid: grid::in_sigma_whole_karras,
+        plan: dpm2::plan_ancestral,
+        is_stochastic: always,
+        evaluations_per_step: 2,
+        ..ROW
+    },
+    // DPM-Solver and DPM-Solver++ of Lu et al. 2022, single- and multistep, with and without fresh noise.
+    Method {
+        names: &[
+            dpm("dpm++1s", &[], SINGLE, 1, false),
+            dpm("dpm++2s", &["DPMSolverSinglestepScheduler"], SINGLE, 2, false),
+            dpm("dpm++3s", &[], SINGLE, 3, false),
+            dpm("dpm++2s-sde", &[], SINGLE, 2, true),
+            dpm("dpm++1m", &[], MULTI, 1, false),
+            dpm("dpm++2m", &["DPMSolverMultistepScheduler"], MULTI, 2, false),
+            dpm("dpm++3m", &[], MULTI, 3, false),
+            dpm("dpm++1m-sde", &[], MULTI, 1, true),
+            dpm("dpm++2m-sde", &[], MULTI, 2, true),
+            dpm("dpm++3m-sde", &[], MULTI, 3, true),
+            dpm(
+                "dpm-solver",
+                &["dpm-fast"],
+                DpmSolver { form: SolverForm::Noise, ..MULTI },
+                2,
+                false,
+            ),
+        ],
+        grid: dpm_solver::grid,
+        plan: dpm_solver::plan,
+        is_stochastic: |options| options.dpm_solver.sde,
+        class_defaults: ClassDefaults { thresholding: true, ..CLASS },
+        ..ROW
+    },
+    // DPM-Solver++ with fresh noise in both of its stages, as k-diffusion has it.
+    Method {
+        names: &[name("dpm++sde", &["DPMSolverSDEScheduler"])],
+        plan: dpm_sde::plan,
+        is_stochastic: always,
+        evaluations_per_step: 2,
+        ..ROW
+    },
+    // DPM-Solver++ 2S with fresh noise at the end of a step, as k-diffusion has it.
+    Method {
+        names: &[name("dpm++2s-a", &["dpm++2s-ancestral"])],
+        plan: dpm2s_ancestral::plan,
+        is_stochastic: always,
+        evaluations_per_step: 2,
+        ..ROW
+    },
+    // Zhao et al. 2023: a predictor and a corrector from the same evaluations.
+    Method {
+        names: &[
+            Name {
+                options: Options { unipc: UniPc { order: 3, ..UniPc::DEFAULT }, ..OPTIONS },
+                ..name("unipc3", &[])
+            },
+            name("unipc", &["UniPCMultistepScheduler", "uni-pc"]),
+        ],
+        grid: grid::in_lambda_to_picture,
+        plan: unipc::plan,
+        class_defaults: ClassDefaults { thresholding: true, ..CLASS },
+        ..ROW
+    },
+    // Zhang & Chen 2022, in log rho.
+    Method {
+        names: &[name("deis", &["DEISMultistepScheduler"])],
+        grid: grid::in_lambda_to_sigma_min,
+        plan: deis::plan,
+        class_defaults: ClassDefaults { thresholding: true, final_sigmas_type: false, ..CLASS },
+        ..ROW
+    },
+    // Latent consistency models, Luo et al. 2023.
+    Method {
+        names: &[name("lcm", &["LCMScheduler"])],
+        grid: lcm::grid,
+        plan: lcm::plan,
+        is_stochastic: always,
+        class_defaults: ClassDefaults {
+            spacing: Spacing::Leading,
+            clip_sample: Some(false),
+            thresholding: true,
+            ..CLASS
+        },
+        ..ROW
+    },
+];
+
+/// Song et al. 2020.
+const DDIM: Method = Method {
+    names: &[name("ddim", &["DDIMScheduler"])],
+    grid: grid::in_time,
+    plan: ddim::plan,
+    is_stochastic: |options| options.eta != 0.,
+    keeps_noise_when_clipped: true,
+    class_defaults: ClassDefaults {
+        spacing: Spacing::Leading,
+        clip_sample: Some(true),
+        thresholding: true,
+        ..CLASS
+    },
+    ..ROW
+};
+
+/// What holds for most rows: deterministic, in sigma, one evaluation per step.
+const ROW: Method = Method {
+    names: &[],
+    grid: grid::in_sigma,
+    plan: euler::plan,
+    is_stochastic: |_| false,
+    evaluations_per_step: 1,
+    keeps_noise_when_clipped: false,
+    class_defaults: CLASS,
+};
+
+/// What most classes of diffusers assume.
+const CLASS: ClassDefaults = ClassDefaults {
+    spacing: Spacing::Linspace,
+    clip_sample: None,
+    set_alpha_to_one: true,
+    thresholding: false,
+    final_sigmas_type: true,
+};
+
+const OPTIONS: Options = Options::DEFAULT;
+const SINGLE: DpmSolver = DpmSolver::SINGLESTEP;
+const MULTI: DpmSolver = DpmSolver::MULTISTEP;
+
+const fn name(name: &'static str, aliases: &'static [&'static str]) -> Name {
+    Name { name, aliases, options: OPTIONS }
 }
 
-/// What the model saw in one sample.
-#[derive(Debug)]
-pub struct Look {
-    /// Where the sample stood.
-    pub position: Position,
-    /// The sample; a corrector's, where there is one.
-    pub x_t: Tensor,
-    /// The picture that the model saw in it.
-    pub x_0: Tensor,
-    /// The noise that the model saw in it.
-    pub noise_pred: Tensor,
+const fn dpm(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    kind: DpmSolver,
+    order: usize,
+    sde: bool,
+) -> Name {
+    let dpm_solver = DpmSolver { order, sde, ..kind };
+    Name { name, aliases, options: Options { dpm_solver, ..OPTIONS } }
 }
 
-impl Look {
-    /// The same look, sharing its tensors.
-    pub fn shallow_clone(&self) -> Self {
-        Self {
-            position: self.position,
-            x_t: self.x_t.shallow_clone(),
-            x_0: self.x_0.shallow_clone(),
-            noise_pred: self.noise_pred.shallow_clone(),
-        }
+fn always(_: &Options) -> bool {
+    true
+}
+
+impl Sampler {
+    /// DDIM; `eta` 0 is deterministic, 1 as noisy as DDPM.
+    pub fn ddim(eta: f64) -> Self {
+        let options = Options { eta, ..OPTIONS };
+        Self { method: &DDIM, options, sigmas: None, as_diffusers: false }
+    }
+
+    /// The names on the command line.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        METHODS.iter().flat_map(|method| method.names).map(|name| name.name)
     }
 }
 
-/// The weights of one look in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Weights {
-    /// Of the picture that the model saw.
-    pub x_0: f64,
-    /// Of the noise that it saw.
-    pub noise_pred: f64,
-    /// Of the sample that it looked at.
-    pub x_t: f64,
+/// Letters, digits and + alone, so that "DPM++ 2M", "dpm++_2m" and "dpmpp-2m" are one name.
+fn bare(name: &str) -> String {
+    let name = name.to_ascii_lowercase().replace("dpmpp", "dpm++");
+    name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '+').collect()
 }
 
-/// How many looks a step can remember beside the newest.
-pub const EARLIER: usize = 3;
+impl FromStr for Sampler {
+    type Err = Error;
 
-/// The weights of one reverse step:
-///
-/// ```text
-/// prev_sample = x_0 * pred_original_sample + noise_pred * noise_pred + x_t * x_t + noise * noise
-///             + the same of the looks before, the last one first
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Coefficients {
-    /// Of the predicted picture.
-    pub x_0: f64,
-    /// Of the predicted noise.
-    pub noise_pred: f64,
-    /// Of the sample that the step starts from.
-    pub x_t: f64,
-    /// Of fresh noise.
-    pub noise: f64,
-    /// Of earlier looks, the last one first: what multistep and two-stage samplers remember.
-    pub earlier: [Weights; EARLIER],
-}
-
-impl Coefficients {
-    /// The weights of the newest look and of those before it.
-    pub fn of_looks(&self) -> [Weights; 1 + EARLIER] {
-        let Self { x_0, noise_pred, x_t, earlier: [a, b, c], .. } = *self;
-        [Weights { x_0, noise_pred, x_t }, a, b, c]
-    }
-
-    /// The weights of looks, the newest first.
-    fn from_looks(looks: [Weights; 1 + EARLIER], noise: f64) -> Self {
-        let [Weights { x_0, noise_pred, x_t }, a, b, c] = looks;
-        Self { x_0, noise_pred, x_t, noise, earlier: [a, b, c] }
-    }
-
-    /// The weighted sum over `looks`, the newest first. `noise` is needed where its weight is not 0.
-    ///
-    /// # Errors
-    /// A look or a noise that has a weight and is missing; shapes that differ.
-    pub fn sum(&self, looks: &[&Look], noise: Option<&Tensor>) -> Result<Tensor> {
-        let mut sum: Option<Tensor> = None;
-        let mut add = |weight: f64, tensor: &Tensor| {
-            let term = tensor * weight;
-            sum = Some(match sum.take() {
-                Some(sum) => sum + term,
-                None => term,
-            });
+    /// Common names and diffusers' class names. `-karras`, `-exponential` or `-beta` at the end says which sigmas, and
+    /// `-diffusers` after it asks for diffusers' behaviour where it differs from the equation.
+    fn from_str(name: &str) -> Result<Self> {
+        let asked = bare(name);
+        let (asked, as_diffusers) = match asked.strip_suffix(&bare(method::AS_DIFFUSERS)) {
+            Some(rest) => (rest.to_owned(), true),
+            None => (asked, false),
         };
-        let newest = looks.first().ok_or_else(|| missing("looks", "the newest and more"))?;
-        let shape = newest.x_t.size();
-        for (i, weights) in self.of_looks().into_iter().enumerate() {
-            for (weight, which) in [(weights.x_0, 0), (weights.noise_pred, 1), (weights.x_t, 2)] {
-                if weight == 0. {
-                    continue;
-                }
-                let look =
-                    looks.get(i).ok_or_else(|| missing("looks", format!("{} of them", i + 1)))?;
-                let tensor = [&look.x_0, &look.noise_pred, &look.x_t][which];
-                if tensor.size() != shape {
-                    return Err(Error::shape("look", format!("{shape:?}"), &tensor.size()));
-                }
-                add(weight, tensor);
+        let ends = [
+            ("karras", Sigmas::Karras),
+            ("exponential", Sigmas::Exponential),
+            ("beta", Sigmas::Beta),
+            ("own", Sigmas::Own),
+        ];
+        let (stem, sigmas) = ends
+            .iter()
+            .find_map(|(end, sigmas)| Some((asked.strip_suffix(end)?, Some(*sigmas))))
+            .unwrap_or((&asked, None));
+        let is_asked =
+            |known: &&Name| known.aliases.iter().chain([&known.name]).any(|n| bare(n) == stem);
+        for method in METHODS {
+            if let Some(Name { options, .. }) = method.names.iter().find(is_asked) {
+                return Ok(Self { method, options: *options, sigmas, as_diffusers });
             }
         }
-        if self.noise != 0. {
-            let noise = noise.ok_or_else(|| missing("noise", "a tensor like x_t"))?;
-            crate::forward::same_shape("noise", noise, &newest.x_t)?;
-            add(self.noise, &noise.to_device(newest.x_t.device()).to_kind(newest.x_t.kind()));
+        let names: Vec<&str> = Self::names().collect();
+        let expected = format!("one of {}", names.join(", "));
+        let advice = "-karras, -exponential or -beta at the end says which sigmas";
+        Err(Error::argument("sampler", expected, name).hint(advice))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_names_and_those_of_diffusers_are_known() {
+        let same = [
+            ("DPM++ 2M Karras", "dpm++2m-karras"),
+            ("dpmpp_2m_sde", "dpm++2m-sde"),
+            ("DPM++ 3M SDE Exponential", "dpm++3m-sde-exponential"),
+            ("Euler a", "EulerAncestralDiscreteScheduler"),
+            ("k_lms", "lms"),
+            ("DPM2 a Karras", "dpm2-a-karras"),
+            ("DPM++ SDE", "DPMSolverSDEScheduler"),
+            ("PLMS", "PNDMScheduler"),
+            ("UniPC", "UniPCMultistepScheduler"),
+        ];
+        for (a, b) in same {
+            assert_eq!(a.parse::<Sampler>().unwrap(), b.parse::<Sampler>().unwrap(), "{a}");
         }
-        Ok(sum.unwrap_or_else(|| newest.x_t.zeros_like()))
+        for method in METHODS {
+            for &Name { name, aliases, options } in method.names {
+                for alias in aliases.iter().chain([&name]) {
+                    let sampler = alias.parse::<Sampler>().unwrap();
+                    assert_eq!((sampler.method, sampler.options), (method, options), "{alias}");
+                }
+                let sigmas = Some(Sigmas::Karras);
+                let sampler = Sampler { method, options, sigmas, as_diffusers: true };
+                assert_eq!(sampler.name(), name);
+                assert_eq!(sampler.to_string().parse::<Sampler>().unwrap(), sampler);
+            }
+        }
+        assert!("dpm+++2m".parse::<Sampler>().is_err());
+        let said = "foo".parse::<Sampler>().unwrap_err().to_string();
+        assert!(said.contains("dpm++2m") && said.contains("-karras"), "{said}");
     }
 
-    /// The weighted sum of one look alone.
-    pub(crate) fn apply(
-        &self,
-        x_0: Tensor,
-        noise_pred: &Tensor,
-        x_t: &Tensor,
-        noise: Option<&Tensor>,
-    ) -> Result<StepOutput> {
-        let look = Look {
-            position: Position::PICTURE,
-            x_t: x_t.shallow_clone(),
-            x_0,
-            noise_pred: noise_pred.shallow_clone(),
-        };
-        let prev_sample = self.sum(&[&look], noise)?;
-        Ok(StepOutput { prev_sample, pred_original_sample: look.x_0 })
+    #[test]
+    fn samplers_are_named_and_compared_by_what_they_do() {
+        let ddim: Sampler = "ddim".parse().unwrap();
+        assert_eq!(ddim, Sampler::ddim(0.));
+        assert_ne!(ddim, Sampler::ddim(0.5));
+        assert!(Sampler::ddim(0.5).is_stochastic() && !ddim.is_stochastic());
+        assert_eq!(Sampler::ddim(0.5).to_string(), "ddim");
+        let mut dpm: Sampler = "dpm++2m".parse().unwrap();
+        dpm.options.dpm_solver.sde = true;
+        dpm.options.dpm_solver.euler_at_final = true;
+        assert_eq!(dpm.to_string(), "dpm++2m-sde");
+        assert!(format!("{dpm:?}").contains("euler_at_final: true"), "{dpm:?}");
+        assert!(dpm.method.is("dpm-solver") && !dpm.method.is("unipc"));
     }
-}
-
-fn missing(what: &str, expected: impl ToString) -> Error {
-    Error::argument(what, expected, "none", "")
-}
-
-/// The weights of [`Weights::x_0`] and [`Weights::x_t`] that carry a sample from `from` to `to` on a straight line of
-/// unchanged noise: a DDIM step, an Euler step and a DPM-Solver step of order 1 are this one step.
-///
-/// ```text
-/// x_to = alpha_to x_0 + sigma_to eps = sigma_to / sigma_from x + (alpha_to - alpha_from sigma_to / sigma_from) x_0
-/// ```
-fn straight(from: Position, to: Position) -> Weights {
-    let share = to.sigma / from.sigma;
-    Weights { x_0: to.alpha - from.alpha * share, noise_pred: 0., x_t: share }
 }

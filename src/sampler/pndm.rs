@@ -1,21 +1,20 @@
 //! Pseudo numerical methods for diffusion models, Liu et al. 2022.
 
-use super::ddim::pairs;
-use super::{Coefficients, EARLIER, PlannedStep, Position, Settings, Weights};
+use super::grid::Grid;
+use super::{Coefficients, EARLIER, EvaluationCoefficients, Options, PlannedStep, Position};
 use crate::prediction::Prediction;
-use crate::schedule::Schedule;
 use crate::{Error, Result};
 
-/// The weights of the last looks' outputs in a linear multistep, the newest first: Adams-Bashforth on even steps.
+/// The weights of the last evaluations' outputs in a linear multistep, the newest first: Adams-Bashforth on even steps.
 ///
 /// ```text
-/// e' = e                                                   one look
+/// e' = e                                                   one evaluation
 /// e' = (3 e - e_1) / 2                                     two
 /// e' = (23 e - 16 e_1 + 5 e_2) / 12                        three
 /// e' = (55 e - 59 e_1 + 37 e_2 - 9 e_3) / 24               four: Liu et al. 2022, eq. 9
 /// ```
-pub fn plms_weights(looks: usize) -> [f64; 4] {
-    match looks {
+pub fn plms_weights(evaluations: usize) -> [f64; 4] {
+    match evaluations {
         0 | 1 => [1., 0., 0., 0.],
         2 => [3. / 2., -1. / 2., 0., 0.],
         3 => [23. / 12., -16. / 12., 5. / 12., 0.],
@@ -23,87 +22,76 @@ pub fn plms_weights(looks: usize) -> [f64; 4] {
     }
 }
 
-/// One step from `from` to `to` of a sample that some look saw, by a mix of the looks' outputs.
+/// One step from `from` to `to` of a sample that was evaluated, by a mix of the evaluations' outputs.
 ///
-/// The outputs are mixed as the model gives them. A mix of v is turned to noise at `from`, with the sample that the step
+/// The outputs are mixed as the model gives them. A mix of v is converted to noise at `from`, with the sample that the step
 /// starts from, as diffusers does.
 struct Transfer<'a> {
     prediction: Prediction,
     from: Position,
     to: Position,
-    /// Which look's sample it starts from, 0 the newest.
+    /// Which evaluation's sample it starts from, 0 the newest.
     base: usize,
-    /// Where the looks were, the newest first, and the weight of each output.
+    /// Where the model was evaluated, the newest first, and the weight of each output.
     outputs: &'a [(Position, f64)],
 }
 
 impl Transfer<'_> {
     /// ```text
-    /// x_to = alpha_to / alpha_from x + (sigma_to - sigma_from alpha_to / alpha_from) e'     Liu et al. 2022, eq. 11
+    /// share = signal_rate_to / signal_rate_from
+    /// x_to = share x + (noise_rate_to - share noise_rate_from) e'     Liu et al. 2022, eq. 11
     /// ```
     fn coefficients(&self) -> Coefficients {
-        let share = self.to.alpha / self.from.alpha;
-        let noise = self.to.sigma - self.from.sigma * share;
-        let mut looks = [Weights::default(); 1 + EARLIER];
-        looks[self.base].x_t += share;
-        for (look, (at, weight)) in looks.iter_mut().zip(self.outputs) {
+        let share = self.to.signal_rate / self.from.signal_rate;
+        let noise = self.to.noise_rate - self.from.noise_rate * share;
+        let mut evaluations = [EvaluationCoefficients::default(); 1 + EARLIER];
+        evaluations[self.base].of_x_t += share;
+        for (of, (at, weight)) in evaluations.iter_mut().zip(self.outputs) {
             match self.prediction {
                 Prediction::V => {
-                    // v = alpha eps - sigma x_0 at the look, eps = alpha v + sigma x at the step's start
-                    look.noise_pred += noise * self.from.alpha * weight * at.alpha;
-                    look.x_0 -= noise * self.from.alpha * weight * at.sigma;
+                    // v = signal_rate eps - noise_rate x_0 where the model was evaluated,
+                    // eps = signal_rate v + noise_rate x at the step's start
+                    of.of_noise_pred += noise * self.from.signal_rate * weight * at.signal_rate;
+                    of.of_x_0 -= noise * self.from.signal_rate * weight * at.noise_rate;
                 }
-                _ => look.noise_pred += noise * weight,
+                _ => of.of_noise_pred += noise * weight,
             }
         }
         if self.prediction == Prediction::V {
-            looks[self.base].x_t += noise * self.from.sigma;
+            evaluations[self.base].of_x_t += noise * self.from.noise_rate;
         }
-        Coefficients::from_looks(looks, 0.)
+        Coefficients::of_evaluations(evaluations)
     }
 }
 
-pub(super) fn plan(
-    s: &Schedule,
-    list: &[usize],
-    stride: usize,
-    runge_kutta: bool,
-    settings: &Settings,
-) -> Result<Vec<PlannedStep>> {
-    let pairs = pairs(s, list, stride, settings)?;
-    let prediction = settings.prediction;
-    let (mut steps, begun) = if runge_kutta {
-        begin_with_runge_kutta(s, &pairs, stride, settings)?
-    } else {
-        begin_twice(s, &pairs, stride, settings)?
-    };
-    for (i, (from, to)) in pairs.iter().enumerate().skip(begun) {
-        let looks: Vec<Position> = pairs[..=i].iter().rev().take(4).map(|pair| pair.0).collect();
-        let weights = plms_weights(looks.len());
-        let outputs: Vec<(Position, f64)> = looks.into_iter().zip(weights).collect();
-        let step = Transfer { prediction, from: *from, to: *to, base: 0, outputs: &outputs };
-        steps.push(PlannedStep::new(*from, *to, step.coefficients()));
+pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep>> {
+    let prediction = grid.settings.prediction;
+    let (mut steps, begun) =
+        if options.runge_kutta { begin_with_runge_kutta(grid)? } else { begin_twice(grid)? };
+    for i in grid.taken().skip(begun) {
+        let (from, to) = grid.step(i);
+        let evaluated = grid.evaluated(i, 4);
+        let weights = plms_weights(evaluated.len());
+        let outputs: Vec<(Position, f64)> = evaluated.into_iter().zip(weights).collect();
+        let step = Transfer { prediction, from, to, base: 0, outputs: &outputs };
+        steps.push(PlannedStep::new(from, to, step.coefficients()));
     }
     Ok(steps)
 }
 
-/// The first step is taken twice: as a guess, then with the mean of the outputs at both of its ends. The second look is
-/// not remembered. Returns the looks and the steps that they take.
-fn begin_twice(
-    s: &Schedule,
-    pairs: &[(Position, Position)],
-    stride: usize,
-    settings: &Settings,
-) -> Result<(Vec<PlannedStep>, usize)> {
-    let prediction = settings.prediction;
+/// The first step is taken twice: as a guess, then with the mean of the outputs at both of its ends. The second evaluation
+/// is forgotten. Returns the planned evaluations and the number of steps that they take.
+fn begin_twice(grid: &Grid<'_>) -> Result<(Vec<PlannedStep>, usize)> {
+    let prediction = grid.settings.prediction;
+    let pairs = grid.steps();
     let Some((from, to)) = pairs.first().copied() else { return Ok((Vec::new(), 0)) };
     let guess = Transfer { prediction, from, to, base: 0, outputs: &[(from, 1.)] };
     let mut steps = vec![PlannedStep::new(from, to, guess.coefficients())];
     if let Some((second, _)) = pairs.get(1).copied() {
         // By the stride of diffusers, the step that ends on the second timestep began elsewhere.
-        let start = match settings.as_diffusers {
+        let start = match grid.settings.as_diffusers {
             false => from,
-            true => Position::of(s, second.t as usize + stride)?,
+            true => Position::of(grid.schedule, second.t as usize + grid.stride())?,
         };
         let outputs = [(second, 0.5), (from, 0.5)];
         let again = Transfer { prediction, from: start, to: second, base: 1, outputs: &outputs };
@@ -115,28 +103,23 @@ fn begin_twice(
     Ok((steps, 1))
 }
 
-/// The first three steps are Runge-Kutta's of order 4: looks at the start, twice in the middle, and at the end, of which
-/// the first is remembered; Liu et al. 2022, eq. 12.
-fn begin_with_runge_kutta(
-    s: &Schedule,
-    pairs: &[(Position, Position)],
-    stride: usize,
-    settings: &Settings,
-) -> Result<(Vec<PlannedStep>, usize)> {
-    let prediction = settings.prediction;
+/// The first three steps are Runge-Kutta steps of order 4, which evaluate the model at the start, twice in the middle and
+/// at the end; the first evaluation is remembered. Liu et al. 2022, eq. 12.
+fn begin_with_runge_kutta(grid: &Grid<'_>) -> Result<(Vec<PlannedStep>, usize)> {
+    let (s, prediction, pairs) = (grid.schedule, grid.settings.prediction, grid.steps());
     if pairs.is_empty() {
         return Ok((Vec::new(), 0));
     }
     if pairs.len() < 4 {
-        let todo = "its first three steps are Runge-Kutta's";
-        return Err(Error::argument("steps of pndm-rk", "4 and more", pairs.len(), todo));
+        let advice = "its first three steps are Runge-Kutta's";
+        return Err(Error::argument("steps of pndm-rk", "4 or more", pairs.len()).hint(advice));
     }
     let mut steps = Vec::new();
     for pair in pairs.windows(2).take(3) {
         let (from, end) = (pair[0].0, pair[1].0);
-        let half = match settings.as_diffusers {
+        let half = match grid.settings.as_diffusers {
             false => (from.t - end.t) as usize / 2,
-            true => stride / 2,
+            true => grid.stride() / 2,
         };
         let above = Position::of(s, (from.t as usize).saturating_sub(half))?;
         let middle = Position::of(s, end.t as usize + half)?;
@@ -157,16 +140,19 @@ fn begin_with_runge_kutta(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampler::PlanSettings;
+    use crate::sampler::grid::in_time;
+    use crate::schedule::Schedule;
 
     #[test]
     fn the_multistep_is_exact_for_cubics() {
         // The mean over one step ahead, from values at 0, 1, 2 and 3 steps back.
-        for looks in 1..=4usize {
-            for power in 0..looks as i32 {
+        for count in 1..=4usize {
+            for power in 0..count as i32 {
                 let got: f64 =
-                    (0..looks).map(|k| plms_weights(looks)[k] * (-(k as f64)).powi(power)).sum();
+                    (0..count).map(|k| plms_weights(count)[k] * (-(k as f64)).powi(power)).sum();
                 let mean = 1. / f64::from(power + 1);
-                assert!((got - mean).abs() < 1e-12, "{looks} looks, power {power}: {got}, {mean}");
+                assert!((got - mean).abs() < 1e-12, "{count}, power {power}: {got}, {mean}");
             }
         }
     }
@@ -174,10 +160,16 @@ mod tests {
     #[test]
     fn three_runge_kutta_steps_need_four() {
         let s = Schedule::stable_diffusion();
-        let settings = Settings::default();
-        assert!(plan(&s, &[700, 400, 100], 300, true, &settings).is_err());
-        assert_eq!(plan(&s, &[900, 700, 400, 100], 250, true, &settings).unwrap().len(), 13);
-        assert_eq!(plan(&s, &[700, 400, 100], 300, false, &settings).unwrap().len(), 4);
-        assert_eq!(plan(&s, &[700], 1000, false, &settings).unwrap().len(), 1);
+        let planned = |list: &[usize], runge_kutta: bool| {
+            let settings =
+                PlanSettings { timesteps: Some(list.to_vec()), ..PlanSettings::default() };
+            let options = Options { runge_kutta, ..Options::DEFAULT };
+            let grid = in_time(&s, list.len(), &settings, &options)?;
+            Ok::<_, Error>(plan(&grid, &options)?.len())
+        };
+        assert!(planned(&[700, 400, 100], true).is_err());
+        assert_eq!(planned(&[900, 700, 400, 100], true).unwrap(), 13);
+        assert_eq!(planned(&[700, 400, 100], false).unwrap(), 4);
+        assert_eq!(planned(&[700], false).unwrap(), 1);
     }
 }

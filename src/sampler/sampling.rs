@@ -1,13 +1,15 @@
 //! The loop over the steps of any sampler, as an iterator.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::{Coefficients, Look, Plan, Position};
+use super::{Coefficients, Evaluation, Plan, Position};
 use crate::denoiser::Denoiser;
 use crate::guidance::{Guidance, guide, guide_projected, rescale};
+use crate::prediction::Prediction;
+use crate::timesteps::Timesteps;
 use crate::{Error, Result};
 
-/// How many looks are remembered: Runge-Kutta's three steps of four, of which the multistep needs every first.
+/// How many evaluations are remembered: PNDM needs four in a Runge-Kutta step, and the first one of each such step after it.
 const REMEMBERED: usize = 8;
 
 /// What happened in one step.
@@ -17,20 +19,42 @@ pub struct SamplingStep {
     pub i: usize,
     /// Where it started.
     pub position: Position,
-    /// The weights of its sum.
+    /// The coefficients of its sum.
     pub coefficients: Coefficients,
     /// The sample that it started from.
     pub x_t: Tensor,
-    /// The model's output without the prompt.
-    pub noise_uncond: Tensor,
-    /// The model's output with the prompt.
-    pub noise_cond: Tensor,
+    /// The network's raw output without the prompt.
+    pub output_uncond: Tensor,
+    /// The network's raw output with the prompt.
+    pub output_cond: Tensor,
     /// The guided output.
+    pub output: Tensor,
+    /// What the outputs predict.
+    pub prediction: Prediction,
+    /// The noise that the guided output says is in the sample; of a clipped picture, the noise that is left.
     pub noise_pred: Tensor,
-    /// x_0 as it looks from here.
+    /// The picture that the guided output says is in the sample.
     pub x_0: Tensor,
     /// The sample that it ended on.
     pub prev_sample: Tensor,
+}
+
+impl SamplingStep {
+    /// The noise that the network predicts without the prompt.
+    ///
+    /// # Errors
+    /// Tensors that were replaced by others of another shape.
+    pub fn noise_uncond(&self) -> Result<Tensor> {
+        self.prediction.noise(&self.position.rates(), &self.x_t, &self.output_uncond)
+    }
+
+    /// The noise that the network predicts with the prompt.
+    ///
+    /// # Errors
+    /// Tensors that were replaced by others of another shape.
+    pub fn noise_cond(&self) -> Result<Tensor> {
+        self.prediction.noise(&self.position.rates(), &self.x_t, &self.output_cond)
+    }
 }
 
 /// Guided sampling, one owned record a step: `collect` it or stop early.
@@ -42,21 +66,20 @@ pub struct Sampling<'a, D: Denoiser> {
     guidance: Guidance,
     /// What projected guidance remembers of the step before.
     difference: Option<Tensor>,
-    /// One a step, for samplers that add noise.
+    /// One per evaluation, for samplers that add noise.
     noises: Vec<Tensor>,
-    /// What the model saw before, the last look first.
-    earlier: Vec<Look>,
+    /// The earlier evaluations, the latest first.
+    earlier: Vec<Evaluation>,
     x_t: Tensor,
     i: usize,
 }
 
 impl<'a, D: Denoiser> Sampling<'a, D> {
-    /// Starts from `x_t`, already noised to the plan's first position. `uncond` and `cond` are
-    /// contexts [B, tokens, width], or both `None` for a model without one. `noises`: one a step
-    /// where the sampler adds noise, drawn last as everywhere.
+    /// Starts from `x_t`, already noised to the plan's first position. `contexts` are those without and with the prompt,
+    /// [B, tokens, width] each, or `None` for a model without one. `noises`: one per evaluation if the sampler adds noise.
     ///
     /// # Errors
-    /// Too few noises; contexts that differ in shape; guidance that cannot be followed.
+    /// Too few noises; contexts that differ in shape; settings of guidance that contradict each other or the plan.
     pub fn new(
         denoiser: &'a D,
         plan: Plan,
@@ -68,12 +91,12 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         let guidance = guidance.into();
         guidance.check(plan.num_inference_steps)?;
         if plan.sampler.is_stochastic() && noises.len() < plan.steps.len() {
-            let expected = format!("{}, one a look", plan.steps.len());
-            return Err(Error::argument("noises", expected, noises.len(), ""));
+            let expected = format!("{}, one per evaluation", plan.steps.len());
+            return Err(Error::argument("noises", expected, noises.len()));
         }
         let context = match contexts {
             Some((uncond, cond)) => {
-                crate::forward::same_shape("cond", cond, uncond)?;
+                crate::check::same_shape("cond", cond, uncond)?;
                 Some(Tensor::f_cat(&[uncond, cond], 0)?)
             }
             None => None,
@@ -91,33 +114,33 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         })
     }
 
-    /// The sample as it is now: the result, after the last step.
+    /// The current sample: the result, after the last step.
     pub fn into_sample(self) -> Tensor {
         self.x_t
     }
 
-    /// Goes on from another sample, where somebody changed it between two steps.
+    /// Continues from another sample, one that was changed between two steps.
     pub fn set_sample(&mut self, x_t: Tensor) {
         self.x_t = x_t;
     }
 
-    /// Goes on with other contexts, as a prompt that changes over the steps asks for.
+    /// Continues with other contexts, as for a prompt that changes over the steps.
     ///
     /// # Errors
     /// Contexts that differ in shape.
     pub fn set_contexts(&mut self, uncond: &Tensor, cond: &Tensor) -> Result<()> {
-        crate::forward::same_shape("cond", cond, uncond)?;
+        crate::check::same_shape("cond", cond, uncond)?;
         self.context = Some(Tensor::f_cat(&[uncond, cond], 0)?);
         Ok(())
     }
 
-    /// Both predictions in one pass: [uncond, cond].
+    /// Both outputs in one pass: [uncond, cond].
     fn predict(&self, position: Position) -> Result<(Tensor, Tensor)> {
-        let t = Tensor::from_slice(&[position.t]).to_kind(Kind::Float);
+        let t = Timesteps::from(position.t);
         let input = &self.x_t * position.input_scale();
         let Some(context) = &self.context else {
-            let noise_pred = self.denoiser.predict(&input, &t, None)?;
-            return Ok((noise_pred.shallow_clone(), noise_pred));
+            let output = self.denoiser.predict(&input, &t, None)?;
+            return Ok((output.shallow_clone(), output));
         };
         let both =
             self.denoiser.predict(&Tensor::f_cat(&[&input, &input], 0)?, &t, Some(context))?;
@@ -125,7 +148,7 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         Ok((both[0].shallow_clone(), both[1].shallow_clone()))
     }
 
-    /// One prediction from two, by the guidance of this step.
+    /// One output from two, by the guidance of this step.
     fn guide(&mut self, uncond: &Tensor, cond: &Tensor) -> Result<Tensor> {
         let scale =
             self.guidance.scale_at(self.plan.step_of(self.i), self.plan.num_inference_steps);
@@ -133,14 +156,14 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             None => guide(uncond, cond, scale)?,
             Some(projection) => {
                 // Its directions are those of pictures.
-                let (position, prediction) =
-                    (self.plan.steps[self.i].position, self.plan.prediction);
-                let x_0 = |output: &Tensor| position.x_0(prediction, &self.x_t, output);
+                let rates = self.plan.steps[self.i].position.rates();
+                let prediction = self.plan.prediction;
+                let x_0 = |output: &Tensor| prediction.x_0(&rates, &self.x_t, output);
                 let before = self.difference.as_ref();
                 let (guided, difference) =
                     guide_projected(&x_0(uncond)?, &x_0(cond)?, scale, projection, before)?;
                 self.difference = Some(difference);
-                position.model_output(prediction, &self.x_t, &guided)?
+                prediction.output(&rates, &self.x_t, &guided)?
             }
         };
         match self.guidance.rescale {
@@ -152,14 +175,15 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
     fn step(&mut self) -> Result<SamplingStep> {
         let planned = self.plan.steps[self.i];
         let position = planned.position;
-        let (noise_uncond, noise_cond) = self.predict(position)?;
-        let noise_pred = self.guide(&noise_uncond, &noise_cond)?;
-        let mut look = self.plan.look(self.i, &self.x_t, &noise_pred)?;
+        let (output_uncond, output_cond) = self.predict(position)?;
+        let output = self.guide(&output_uncond, &output_cond)?;
+        let mut evaluation = self.plan.interpret(self.i, &self.x_t, &output)?;
         let noise = self.noises.get(self.i);
-        let prev_sample = self.plan.step(self.i, &mut look, &self.earlier, noise)?;
+        let prev_sample = self.plan.step(self.i, &mut evaluation, &self.earlier, noise)?;
         let x_t = std::mem::replace(&mut self.x_t, prev_sample.shallow_clone());
-        let x_0 = look.x_0.shallow_clone();
-        self.earlier.insert(0, look);
+        let (x_0, noise_pred) =
+            (evaluation.x_0.shallow_clone(), evaluation.noise_pred.shallow_clone());
+        self.earlier.insert(0, evaluation);
         self.earlier.drain(..planned.forget.min(self.earlier.len()));
         self.earlier.truncate(REMEMBERED);
         Ok(SamplingStep {
@@ -167,8 +191,10 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             position,
             coefficients: planned.coefficients,
             x_t,
-            noise_uncond,
-            noise_cond,
+            output_uncond,
+            output_cond,
+            output,
+            prediction: self.plan.prediction,
             noise_pred,
             x_0,
             prev_sample,
@@ -194,7 +220,7 @@ mod tests {
     use super::*;
     use crate::denoiser::ExactDenoiser;
     use crate::noise::{standard_normal, standard_normals};
-    use crate::sampler::{Sampler, Settings, Sigmas};
+    use crate::sampler::{PlanSettings, Sampler, Sigmas};
     use crate::schedule::{Schedule, Spacing};
 
     #[test]
@@ -208,14 +234,14 @@ mod tests {
                     let mut sampler: Sampler = name.parse()?;
                     sampler.sigmas = Some(sigmas);
                     let settings =
-                        Settings { spacing, set_alpha_to_one: true, ..Settings::default() };
+                        PlanSettings { spacing, set_alpha_to_one: true, ..PlanSettings::default() };
                     let plan = Plan::new(sampler, &s, 50, &settings)?;
-                    let looks = plan.steps.len();
+                    let evaluations = plan.steps.len();
                     let x_t = plan.start(&standard_normal(&[7, 8], 4)?);
-                    let noises = standard_normals(&[7, 8], 5, looks)?;
+                    let noises = standard_normals(&[7, 8], 5, evaluations)?;
                     let all = Sampling::new(&exact, plan, x_t, None, 1., noises)?
                         .collect::<Result<Vec<_>>>()?;
-                    let end = &all[looks - 1].prev_sample;
+                    let end = &all[evaluations - 1].prev_sample;
                     let gaps = (end.unsqueeze(1) - data.unsqueeze(0)).abs().amax(-1, false);
                     let worst = gaps.amin(-1, false).max().double_value(&[]);
                     assert!(worst < 0.1, "{sampler} {spacing:?} ends {worst} away from the data");
@@ -229,10 +255,10 @@ mod tests {
     struct Interpolated(ExactDenoiser);
 
     impl Denoiser for Interpolated {
-        fn predict(&self, x_t: &Tensor, t: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
-            let t = t.double_value(&[0]);
+        fn predict(&self, x_t: &Tensor, t: &Timesteps, context: Option<&Tensor>) -> Result<Tensor> {
+            let t = t.tensor().double_value(&[0]);
             let part = t - t.floor();
-            let at = |t: f64| self.0.predict(x_t, &Tensor::from_slice(&[t as i64]), context);
+            let at = |t: f64| self.0.predict(x_t, &t.into(), context);
             Ok(if part == 0. {
                 at(t)?
             } else {

@@ -1,17 +1,29 @@
-//! Training: the pictures, the loop that all networks share, and each network's loss.
+//! Training: the loop that all networks share, and the loss, the batches and the sheets of each network.
 
-mod optimizer;
-mod run;
-mod workers;
-#[cfg(feature = "scenes")]
-pub mod scenes;
+pub mod diffusion;
+mod export;
+mod initial_weights;
 #[cfg(feature = "scenes")]
 pub mod judge;
-#[cfg(feature = "scenes")]
-pub mod evaluate;
-pub mod scores;
+mod latents;
+pub mod losses;
+mod loss_log;
+mod muon;
+mod optimizer;
+mod parallel;
+mod pictures;
+mod replica;
+mod resume;
+mod run;
+mod settings;
+mod sheet;
+mod task;
 pub mod vae;
-pub mod diffusion;
+mod vocabulary;
 
-pub use optimizer::{Optimizer, OptimizerConfig, orthogonal};
-pub use run::{Learner, Parts, Progress, Settings, Task, run};
+pub use latents::CaptionedLatents;
+pub use muon::orthogonal;
+pub use optimizer::{Optimizer, OptimizerConfig};
+pub use run::{TrainProgress, run};
+pub use settings::TrainSettings;
+pub use task::{LossParts, Trainable, TrainingTask};

@@ -2,60 +2,34 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use super::workers::{at_once, share_out};
+use super::muon::orthogonal;
+use super::parallel::{at_once, share_out};
+use crate::tensor_file::TensorFile;
 use crate::{Error, Result};
 
 /// How a step is taken.
 #[derive(Debug, Clone, Copy)]
 pub struct OptimizerConfig {
-    /// How fast the mean of the gradients forgets.
+    /// The decay of the mean of the gradients.
     pub beta1: f64,
-    /// How fast the mean of their squares forgets.
+    /// The decay of the mean of their squares.
     pub beta2: f64,
-    /// Keeps the division finite.
+    /// Added to the divisor to keep it above 0.
     pub eps: f64,
-    /// How much of a matrix is lost a step, times the learning rate. Biases, norms and embeddings lose none.
+    /// The share of a matrix that decays per step, times the learning rate. Biases, norms and embeddings do not
+    /// decay.
     pub weight_decay: f64,
-    /// The largest norm of all gradients together; larger ones are scaled down to it.
+    /// The largest norm of all gradients together; larger gradients are scaled down to it.
     pub max_grad_norm: f64,
-    /// How slowly the moving average follows, in the long run.
+    /// The decay of the moving average of the weights, in the long run.
     pub ema_decay: f64,
-    /// Step the matrices and convolutions between the first and the last layer by Muon, and
-    /// only the rest by AdamW.
+    /// Update the matrices and convolutions between the first and the last layer by Muon, and the rest by
+    /// AdamW.
     pub muon: bool,
 }
 
-/// How fast Muon's mean of the gradients forgets.
+/// The decay of Muon's mean of the gradients.
 const MOMENTUM: f64 = 0.95;
-
-/// The nearest semi-orthogonal matrix, about: five Newton-Schulz iterations, which bring every singular
-/// value of `x` [m, n] near 1.
-///
-/// ```text
-/// X = G / |G|      five times: A = X X^T,  X = (3.4445 I + (-4.7750 I + 2.0315 A) A) X
-/// ```
-/// Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
-pub fn orthogonal(gradient: &Tensor) -> Tensor {
-    let tall = gradient.size()[0] > gradient.size()[1];
-    let wide = |x: &Tensor| if tall { x.transpose(0, 1) } else { x.shallow_clone() };
-    // The iterations forgive bf16's rounding.
-    let kind = crate::device::training_kind(gradient.device());
-    let mut x = wide(gradient).to_kind(kind);
-    x /= x.norm().to_kind(kind) + 1e-7;
-    for _ in 0..5 {
-        let a = x.matmul(&x.transpose(0, 1));
-        let inner = plus_identity(&a * 2.0315, -4.7750);
-        x = plus_identity(inner.matmul(&a), 3.4445).matmul(&x);
-    }
-    wide(&x).to_kind(gradient.kind())
-}
-
-/// `x + scale I`, of a square x.
-fn plus_identity(x: Tensor, scale: f64) -> Tensor {
-    let mut diagonal = x.diagonal(0, 0, 1);
-    diagonal += scale;
-    x
-}
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
@@ -71,12 +45,12 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// One trainable tensor and what the optimiser keeps of it, all in f32.
-struct Slot {
+/// A trainable tensor and what the optimizer keeps of it, all in f32.
+struct TrainedTensor {
     name: String,
-    /// What the network computes with, in its dtype; one for each of its replicas.
+    /// The tensors that the replicas of the network compute with, in its dtype.
     variables: Vec<Tensor>,
-    /// The replicas' gradients together.
+    /// The sum of the replicas' gradients.
     grad: Option<Tensor>,
     master: Tensor,
     mean: Tensor,
@@ -84,32 +58,32 @@ struct Slot {
     ema: Tensor,
 }
 
-/// The parts of a [`Slot`] in a checkpoint.
-const PARTS: [&str; 4] = ["master", "mean", "square", "ema"];
+/// The names of a [`TrainedTensor`]'s state in a checkpoint.
+const STATE_NAMES: [&str; 4] = ["master", "mean", "square", "ema"];
 
-impl Slot {
-    fn parts(&self) -> [&Tensor; 4] {
+impl TrainedTensor {
+    fn state(&self) -> [&Tensor; 4] {
         [&self.master, &self.mean, &self.square, &self.ema]
     }
 
-    /// A matrix or a convolution, no table of vectors.
+    /// Whether it is a matrix or a convolution, and not a table of vectors.
     fn decays(&self) -> bool {
         self.master.dim() > 1 && !self.name.contains("embedding.weight")
     }
 
-    /// Whether Muon can step it.
+    /// Whether Muon can update it.
     fn is_inner(&self) -> bool {
         self.decays() && !["conv_in.", "conv_out."].iter().any(|edge| self.name.contains(edge))
     }
 
-    /// Gives the network, and its replicas, these weights.
+    /// Copies these weights into every replica.
     fn put(&self, weights: &Tensor) {
         for variable in &self.variables {
             no_grad(|| variable.detach().copy_(weights));
         }
     }
 
-    /// Adds up the replicas' gradients; returns the sum of their squares.
+    /// Adds up the replicas' gradients; returns the sum of the squares.
     fn collect(&mut self) -> f64 {
         let grads = self.variables.iter().map(Tensor::grad).filter(Tensor::defined);
         self.grad = grads.map(|grad| grad.to_kind(Kind::Float)).reduce(|sum, grad| sum + grad);
@@ -117,7 +91,7 @@ impl Slot {
         self.grad.as_ref().map_or(0., square)
     }
 
-    /// Takes the `k`-th step.
+    /// Takes the `k`-th step, with the gradients multiplied by `clip`.
     fn update(&mut self, config: &OptimizerConfig, k: i32, learning_rate: f64, clip: f64) {
         let OptimizerConfig { beta1, beta2, eps, weight_decay, ema_decay, muon, .. } = *config;
         let Some(mut grad) = self.grad.take() else { return };
@@ -139,7 +113,7 @@ impl Slot {
             let spread = (&self.square / square_bias).sqrt_() + eps;
             let _ = self.master.addcdiv_(&(&self.mean * (-learning_rate / mean_bias)), &spread);
         }
-        // A young average follows quickly, so that it does not remember the start.
+        // In the first steps the average follows quickly, so that it forgets the initial weights.
         let follow = 1. - ema_decay.min((1. + f64::from(k)) / (10. + f64::from(k)));
         let _ = self.ema.lerp_(&self.master, follow);
         self.put(&self.master);
@@ -149,21 +123,21 @@ impl Slot {
 /// The state of a training: everything that a step changes.
 pub struct Optimizer {
     config: OptimizerConfig,
-    slots: Vec<Slot>,
+    tensors: Vec<TrainedTensor>,
     threads: usize,
     /// The number of steps taken.
     pub step: u64,
 }
 
 impl Optimizer {
-    /// Starts from the tensors of a network, or of replicas of one: all get the weights of the first. As many
-    /// threads as there are replicas share out the work of a step.
+    /// Starts from the tensors of the replicas of a network: all get the weights of the first. There are as many
+    /// threads as replicas for the work of a step.
     ///
     /// # Errors
     /// No network; replicas that differ.
     pub fn new(replicas: Vec<Vec<(String, Tensor)>>, config: OptimizerConfig) -> Result<Self> {
         let wrong =
-            |got: &str| Error::argument("the networks to be trained", "replicas of one", got, "");
+            |got: &str| Error::argument("the networks to be trained", "replicas of one", got);
         let Some(first) = replicas.first() else { return Err(wrong("none")) };
         let names = |of: &[(String, Tensor)]| -> Vec<(String, Vec<i64>)> {
             of.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect()
@@ -171,9 +145,9 @@ impl Optimizer {
         if replicas.iter().any(|other| names(other) != names(first)) {
             return Err(wrong("others"));
         }
-        let slot = |(i, (name, variable)): (usize, &(String, Tensor))| {
+        let trained = |(i, (name, variable)): (usize, &(String, Tensor))| {
             let master = variable.detach().to_kind(Kind::Float).copy();
-            let slot = Slot {
+            let tensor = TrainedTensor {
                 name: name.clone(),
                 variables: replicas.iter().map(|other| other[i].1.shallow_clone()).collect(),
                 grad: None,
@@ -182,100 +156,98 @@ impl Optimizer {
                 ema: master.copy(),
                 master,
             };
-            slot.put(&slot.master);
-            slot
+            tensor.put(&tensor.master);
+            tensor
         };
-        let slots = first.iter().enumerate().map(slot).collect();
-        Ok(Self { config, slots, threads: replicas.len(), step: 0 })
+        let tensors = first.iter().enumerate().map(trained).collect();
+        Ok(Self { config, tensors, threads: replicas.len(), step: 0 })
     }
 
-    /// Forgets the gradients, those of the loss are to be had next.
+    /// Clears the gradients, before those of the next loss.
     pub fn zero_grad(&mut self) {
-        for variable in self.slots.iter_mut().flat_map(|slot| &mut slot.variables) {
+        for variable in self.tensors.iter_mut().flat_map(|tensor| &mut tensor.variables) {
             variable.zero_grad();
         }
     }
 
-    /// One step on the gradients of the replicas, taken together; returns their norm.
+    /// Takes one step along the sum of the replicas' gradients; returns its norm.
     ///
     /// ```text
     /// m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2
     /// w = w - rate (m / (1 - b1^k) / (sqrt(v / (1 - b2^k)) + eps) + weight_decay w)
     /// ```
-    /// Loshchilov & Hutter 2019, algorithm 2. A matrix w [m, n] that Muon steps:
+    /// Loshchilov & Hutter 2019, algorithm 2. For a matrix w [m, n] that Muon updates:
     ///
     /// ```text
     /// m = b m + (1 - b) g      w = w - rate (0.2 sqrt(max(m, n)) orthogonal(b m + (1 - b) g) + weight_decay w)
     /// ```
-    /// Jordan et al. 2024; the factor is Liu et al. 2025, "Muon is scalable for LLM training", eq. 4: with it
-    /// both step equally far.
+    /// Jordan et al. 2024, with the factor of Liu et al. 2025, "Muon is scalable for LLM training", eq. 4, which
+    /// makes the steps of both equally large.
     ///
     /// # Errors
     /// A gradient that is not finite: the training has diverged.
     pub fn step(&mut self, learning_rate: f64) -> Result<f64> {
         self.step += 1;
-        let cost = |slot: &&mut Slot| slot.master.numel();
-        let mut groups = share_out(self.slots.iter_mut(), self.threads, cost);
+        let cost = |tensor: &&mut TrainedTensor| tensor.master.numel();
+        let mut groups = share_out(self.tensors.iter_mut(), self.threads, cost);
         let squares = at_once(&mut groups, |group| {
-            no_grad(|| group.iter_mut().map(|slot| slot.collect()).sum::<f64>())
+            no_grad(|| group.iter_mut().map(|tensor| tensor.collect()).sum::<f64>())
         });
         let norm = squares.iter().sum::<f64>().sqrt();
         if !norm.is_finite() {
-            return Err(Error::argument(
-                "gradient",
-                "finite numbers",
-                norm,
-                "the training has diverged: resume from the last checkpoint with a lower learning rate",
-            ));
+            let todo = "the training has diverged: resume from the last checkpoint with a lower \
+                        learning rate";
+            return Err(Error::argument("gradient", "finite numbers", norm).hint(todo));
         }
         let (config, k) = (self.config, self.step.min(i32::MAX as u64) as i32);
         let clip = (config.max_grad_norm / (norm + 1e-6)).min(1.);
         at_once(&mut groups, |group| {
             no_grad(|| {
-                group.iter_mut().for_each(|slot| slot.update(&config, k, learning_rate, clip))
+                group.iter_mut().for_each(|tensor| tensor.update(&config, k, learning_rate, clip))
             });
         });
         Ok(norm)
     }
 
-    /// Runs `look` while the network has the averaged weights.
-    pub fn with_average<T>(&self, look: impl FnOnce() -> T) -> T {
-        self.slots.iter().for_each(|slot| slot.put(&slot.ema));
-        let seen = look();
-        self.slots.iter().for_each(|slot| slot.put(&slot.master));
-        seen
+    /// Calls `use_network` while the network has the averaged weights.
+    pub fn with_average<T>(&self, use_network: impl FnOnce() -> T) -> T {
+        self.tensors.iter().for_each(|tensor| tensor.put(&tensor.ema));
+        let result = use_network();
+        self.tensors.iter().for_each(|tensor| tensor.put(&tensor.master));
+        result
     }
 
     /// The averaged weights by name.
     pub fn average(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.ema))
+        self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.ema))
     }
 
-    /// Everything that a checkpoint needs.
+    /// The tensors of a checkpoint.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let named = |slot: &Slot| {
-            let parts = PARTS.iter().zip(slot.parts());
-            let named = parts.map(|(part, t)| (format!("{part}.{}", slot.name), t.shallow_clone()));
+        let named = |tensor: &TrainedTensor| {
+            let parts = STATE_NAMES.iter().zip(tensor.state());
+            let named =
+                parts.map(|(part, t)| (format!("{part}.{}", tensor.name), t.shallow_clone()));
             named.collect::<Vec<_>>()
         };
-        self.slots.iter().flat_map(named).collect()
+        self.tensors.iter().flat_map(named).collect()
     }
 
-    /// Goes back to a checkpoint's state.
+    /// Restores the state of a checkpoint.
     ///
     /// # Errors
     /// A checkpoint of another network.
-    pub fn restore(&mut self, file: &crate::weights::TensorFile, step: u64) -> Result<()> {
-        for slot in &mut self.slots {
-            for (part, tensor) in PARTS.iter().zip(slot.parts()) {
-                let saved = file.tensor(&format!("{part}.{}", slot.name))?;
+    pub fn restore(&mut self, file: &TensorFile, step: u64) -> Result<()> {
+        for trained in &mut self.tensors {
+            for (part, tensor) in STATE_NAMES.iter().zip(trained.state()) {
+                let saved = file.tensor(&format!("{part}.{}", trained.name))?;
                 if saved.size() != tensor.size() {
-                    let what = format!("{part}.{} of the checkpoint", slot.name);
+                    let what = format!("{part}.{} of the checkpoint", trained.name);
                     return Err(Error::shape(what, format!("{:?}", tensor.size()), &saved.size()));
                 }
                 no_grad(|| tensor.shallow_clone().copy_(&saved));
             }
-            slot.put(&slot.master);
+            trained.put(&trained.master);
         }
         self.step = step;
         Ok(())
@@ -318,20 +290,6 @@ mod tests {
     }
 
     #[test]
-    fn orthogonal_brings_the_singular_values_near_one_and_keeps_the_vectors() {
-        for size in [[12, 40], [40, 12]] {
-            let gradient = standard_normal(&size, 1).unwrap() * 7.;
-            let (u, _, v) = gradient.svd(true, true);
-            let inner = u.transpose(0, 1).matmul(&orthogonal(&gradient)).matmul(&v);
-            let values = inner.diagonal(0, 0, 1);
-            let (low, high) = (values.min().double_value(&[]), values.max().double_value(&[]));
-            assert!(low > 0.6 && high < 1.3, "{size:?}: {low} to {high}");
-            let rest = (&inner - values.diag(0)).abs().max().double_value(&[]);
-            assert!(rest < 0.05, "{size:?}: {rest}");
-        }
-    }
-
-    #[test]
     fn muon_steps_inner_matrices_alone() -> Result<()> {
         let moved = |muon| -> Result<Vec<f64>> {
             let names = ["conv_in.weight", "inner.weight", "inner.bias"];
@@ -364,7 +322,7 @@ mod tests {
         assert!(minimize(&mut optimizer, &w.sqrt().sum(Kind::Float), 0.1).is_err());
     }
 
-    /// Two replicas with a half of the loss each step as one network does, and stay alike.
+    /// Two replicas with a part of the loss each step as one network does, and stay equal.
     #[test]
     fn replicas_together_step_as_one() -> Result<()> {
         let config = OptimizerConfig { muon: true, ..OptimizerConfig::default() };

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diffuscope::weights::TensorFile;
+use diffuscope::tensor_file::TensorFile;
 use tch::{Kind, Tensor};
 
 pub fn path(name: &str) -> PathBuf {

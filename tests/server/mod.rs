@@ -1,4 +1,4 @@
-//! A hub of one repository, and the second server that holds its large files, as the real one does.
+//! A hub with one repository, and a second server for its large files, as the real hub has.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,41 +12,41 @@ use sha2::{Digest, Sha256};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// One request, as it was answered.
+/// A request and what was sent for it.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub method: String,
     pub path: String,
-    /// What the range begins with.
+    /// The first byte of the range.
     pub from: Option<u64>,
     pub token: bool,
-    /// Whether the second server was asked.
+    /// Whether the second server answered.
     pub cdn: bool,
-    /// Bytes of the body.
+    /// The length of the body.
     pub sent: usize,
 }
 
-/// What the repository holds, and what goes wrong.
+/// The repository's files, and the faults to simulate.
 #[derive(Default)]
 pub struct State {
     pub files: BTreeMap<String, Vec<u8>>,
     pub log: Vec<Asked>,
-    /// Answers to all but the hub's own pages: status, error code.
+    /// The hub's answer to every request: status, error code.
     pub status: Option<(u16, &'static str)>,
-    /// The same, to requests for files alone.
+    /// The same, for files only.
     pub file_status: Option<(u16, &'static str)>,
-    /// After how many bytes the next answers of the second server break off.
+    /// The numbers of bytes after which the second server's next answers break off.
     pub cuts: Vec<usize>,
-    /// A pause after so many bytes of a large file, for ever.
+    /// The number of bytes after which answers with large files stall.
     pub stalls: Option<usize>,
     pub ignores_ranges: bool,
-    /// Lies about the lengths and contents of large files.
+    /// A false length and ETag of large files.
     pub size: Option<usize>,
     pub etag: Option<String>,
     pub commit: Option<String>,
-    /// Where large files are said to be.
+    /// The address that requests for large files are redirected to.
     pub location: Option<String>,
-    /// What the list of files is.
+    /// The text of the list of files.
     pub list: Option<String>,
 }
 
@@ -67,7 +67,7 @@ impl Server {
             thread::spawn(move || {
                 for stream in listener.incoming() {
                     let (state, cdn) = (state.clone(), cdn.clone());
-                    // A client that hangs up is none of the server's errors.
+                    // A client that hangs up is not an error.
                     thread::spawn(move || answer(&stream.unwrap(), &state, &cdn, is_cdn).ok());
                 }
             });
@@ -100,7 +100,7 @@ pub fn is_large(name: &str) -> bool {
     [".safetensors", ".bin", ".ckpt", ".msgpack"].iter().any(|end| name.ends_with(end))
 }
 
-/// A large file's SHA-256; another one's has the length of git's names.
+/// A large file's ETag is its SHA-256; a small one's is as long as git's.
 pub fn etag(name: &str, bytes: &[u8]) -> String {
     let mut hash = sha256(bytes);
     hash.truncate(if is_large(name) { 64 } else { 40 });
@@ -183,7 +183,7 @@ fn of_hub(state: &State, path: &str, cdn: &str) -> Answer {
     if let Some(status) = state.status {
         return failed(status);
     }
-    // The repository's old name, and a page that leads to itself.
+    // The repository's old name, and a page that redirects to itself.
     if let Some(rest) = path.strip_prefix("/api/models/old/name/") {
         return plain(307, vec![("Location", format!("/api/models/some/model/{rest}"))], b"");
     }
@@ -204,7 +204,7 @@ fn of_hub(state: &State, path: &str, cdn: &str) -> Answer {
         let list = state.list.clone().unwrap_or_else(|| list.to_string());
         return plain(200, vec![("Content-Type", "application/json".into())], list.as_bytes());
     }
-    // The list that Python asks for.
+    // The list that Python's huggingface_hub asks for.
     if path.starts_with("/api/models/some/model/tree/") {
         let file = |(name, bytes): (&String, &Vec<u8>)| {
             let oid = &sha256(bytes)[..40];

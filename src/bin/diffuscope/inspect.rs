@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use diffuscope::checkpoint::hub::locate_headers;
+use diffuscope::checkpoint::{Checkpoint, NetworkReport, OpenOptions, Report, examine};
 use diffuscope::prediction::Prediction;
-use diffuscope::weights::hub::locate_headers;
-use diffuscope::weights::{Checkpoint, NetworkReport, Report, Stated, examine};
 use diffuscope::{Error, Result};
 
 #[derive(Args)]
@@ -17,39 +17,39 @@ Examples:
   diffuscope inspect stable-diffusion-v1-5/stable-diffusion-v1-5
 
 Only headers are read: a large file takes no longer than a small one. A .ckpt is read without executing
-anything in it. Of a .safetensors on the Hugging Face hub no more than the header is fetched, of a .ckpt or .bin
-the whole, once.")]
+anything in it. Of a .safetensors on the Hugging Face hub only the header is downloaded; a .ckpt or .bin is
+downloaded whole, once.")]
 pub struct Inspect {
-    /// A diffusers folder, one of its parts, one .safetensors or .ckpt file, or a name of the Hugging Face
+    /// A diffusers folder, a component folder, a .safetensors or .ckpt file, or a name on the Hugging Face
     /// hub: OWNER/NAME, OWNER/NAME@REVISION, OWNER/NAME/FILE.safetensors
     #[arg(value_name = "PATH_OR_ID")]
     path: PathBuf,
-    /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
+    /// What the model predicts, if its file does not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE")]
     prediction: Option<Prediction>,
-    /// A diffusers folder whose configurations a single file has, where its shapes do not tell them
+    /// A diffusers folder whose configurations are used for a single file, instead of inferring them
     #[arg(long, value_name = "FOLDER")]
     configs: Option<PathBuf>,
-    /// Everything, every key included, as JSON
+    /// Print everything as JSON, with every key
     #[arg(long)]
     json: bool,
 }
 
-/// The most keys of one kind that are shown to a person.
+/// The most keys of one kind that are shown without `--json`.
 const SHOWN: usize = 12;
 
 pub fn run(args: Inspect) -> Result<()> {
-    let stated = Stated { prediction: args.prediction, configs: args.configs };
+    let options = OpenOptions { prediction: args.prediction, configs: args.configs };
     let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let path = locate_headers(&args.path, &folder)?;
-    let report = examine(&Checkpoint::open_as(path, &stated)?);
+    let report = examine(&Checkpoint::open_with(path, &options)?);
     let report = Report { path: args.path, ..report };
     let text = match args.json {
         true => serde_json::to_string_pretty(&report)
-            .map_err(|e| Error::argument("report", "JSON", e, ""))?,
+            .map_err(|e| Error::argument("report", "JSON", e))?,
         false => text(&report),
     };
-    // What a file calls its tensors must not steer the terminal.
+    // The names in a file must not control the terminal.
     let plain = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     println!("{}", text.chars().map(plain).collect::<String>().trim_end());
     Ok(())
@@ -58,10 +58,10 @@ pub fn run(args: Inspect) -> Result<()> {
 fn text(report: &Report) -> String {
     let mut lines = vec![format!("{}: {}", report.path.display(), report.family)];
     lines.extend(report.evidence.iter().map(|evidence| format!("  because {evidence}")));
-    lines.push(format!("keys         {}", report.dialect));
+    lines.push(format!("keys         {}", report.key_style));
     if let Some(prediction) = &report.prediction {
-        let how = if report.prediction_said { "said" } else { "assumed" };
-        lines.push(format!("prediction   {prediction} ({how}: {})", report.prediction_why));
+        let how = if report.prediction_known { "known" } else { "assumed" };
+        lines.push(format!("prediction   {prediction} ({how}: {})", report.prediction_reason));
     }
     for network in &report.networks {
         lines.push(String::new());
@@ -69,21 +69,21 @@ fn text(report: &Report) -> String {
     }
     if report.networks.len() > 1 {
         lines.push(String::new());
-        lines.push(format!("all together needs {}", sizes(&report.memory)));
+        lines.push(format!("all together need {}", sizes(&report.memory)));
     }
     if !report.leftovers.is_empty() {
         lines.push(String::new());
-        lines.push("known and not needed:".into());
+        lines.push("known but not needed:".into());
         for (why, names) in &report.leftovers {
-            lines.push(format!("  {} of {why}: {}", names.len(), some(names, 3)));
+            lines.push(format!("  {why} ({}): {}", names.len(), some(names, 3)));
         }
     }
     lines.extend(keys("tensors of no known network", &report.unknown));
     if !report.networks.is_empty() {
         lines.push(String::new());
         lines.push(match report.is_whole() {
-            true => "every tensor is there and in shape".into(),
-            false => "does not fit: see above".into(),
+            true => "every tensor is there and has the right shape".into(),
+            false => "the tensors do not fit: see above".into(),
         });
     }
     lines.join("\n")

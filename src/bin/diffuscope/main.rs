@@ -3,31 +3,32 @@
 mod device;
 mod eval;
 mod generate;
+mod image_inputs;
 mod inspect;
+mod options;
 mod out;
 mod scenes;
 mod schedule;
-mod tasks;
+mod terminal;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
+use terminal::say;
 
-/// Step inside Stable Diffusion: draw pictures from text, look at every step of it, train a small
+/// Step inside Stable Diffusion: draw pictures from text, see what happens in every step, and train a small
 /// model of your own.
 #[derive(Parser)]
 #[command(
     version,
-    about,
     after_help = "\
 Examples:
   diffuscope generate \"a red apple on the grass, flat\"
   diffuscope generate --help
 
-All of it can also be done step by step in the notebooks: cargo xtask lab"
+The notebooks do all of this step by step: cargo xtask lab"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -37,29 +38,26 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Draw pictures from text
-    Generate(Box<generate::Generate>),
+    Generate(Box<generate::GenerateArgs>),
     /// Plot a model's noise schedule: betas, alphas_cumprod, signal-to-noise ratio
-    Schedule(schedule::Schedule),
-    /// Compose training pictures, with captions that are true of them
-    Scenes(scenes::Scenes),
+    Schedule(schedule::ScheduleArgs),
+    /// Compose training pictures and their captions
+    Scenes(scenes::ScenesArgs),
     /// Train a small Stable Diffusion of your own on scenes
     #[command(subcommand)]
-    Train(Box<train::Train>),
-    /// Score a model's pictures: do they show what their captions say?
-    Eval(Box<eval::Eval>),
-    /// Say what a checkpoint is, and whether all of it is there
+    Train(Box<train::TrainCommand>),
+    /// Score a model: do its pictures show what their captions say?
+    Eval(Box<eval::EvalArgs>),
+    /// Identify a checkpoint, and check that it is complete
     Inspect(inspect::Inspect),
-    /// Say what the networks would run on, and why
-    Device(device::Device),
+    /// Show the device that the networks would run on, and why
+    Device(device::DeviceArgs),
 }
-
-/// The exit code of a program that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    // A device that runs out of memory in the middle of a network is a panic of the bindings; to a
-    // person it is an error like any other.
+    // When a device runs out of memory inside a network, the bindings panic. To a user it is an error like any
+    // other.
     std::panic::set_hook(Box::new(|_| ()));
     let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Generate(args) => generate::run(*args),
@@ -72,7 +70,7 @@ fn main() -> ExitCode {
     }));
     let message = match done {
         Ok(Ok(true)) => return ExitCode::SUCCESS,
-        Ok(Ok(false)) => return ExitCode::from(INTERRUPTED as u8),
+        Ok(Ok(false)) => return ExitCode::from(generate::INTERRUPTED),
         Ok(Err(error)) => error.to_string(),
         Err(panic) => {
             let said = panic.downcast_ref::<String>().map(String::as_str);
@@ -84,17 +82,4 @@ fn main() -> ExitCode {
     };
     say(&format!("error: {message}"));
     ExitCode::FAILURE
-}
-
-/// A line for a person. What a prompt holds must not steer the terminal.
-fn say(message: &str) {
-    let plain = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
-    eprintln!("{}", message.chars().map(plain).collect::<String>());
-}
-
-/// A progress bar; nothing where the output is no terminal.
-fn bar(length: u64, template: &str) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length).with_style(style)
 }

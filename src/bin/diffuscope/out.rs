@@ -1,18 +1,18 @@
-//! Where results go: a file, or a folder of them.
+//! Where pictures go: one file, or a folder.
 
 use std::path::{Path, PathBuf};
 
 use diffuscope::{Error, Result};
 
-/// Where the pictures of one call go.
+/// The destination of one call's pictures.
 pub enum Out {
     File(PathBuf),
     Folder(PathBuf),
 }
 
 impl Out {
-    /// What `--out` means; without it, a new file in the current folder. Nothing is written yet,
-    /// but what cannot be written is refused now, and not after minutes of drawing.
+    /// The meaning of `--out`; without it, a new file in the current folder. Nothing is written yet, but a
+    /// destination that cannot be written to is refused now, and not after minutes of drawing.
     pub fn new(out: Option<&Path>, prompt: &str) -> Result<Self> {
         let Some(path) = out else {
             let path = unused(&format!("diffuscope-{}", slug(prompt)));
@@ -20,7 +20,7 @@ impl Out {
             return Ok(Self::File(path));
         };
         if path.as_os_str().is_empty() {
-            return Err(Error::argument("--out", "FILE.png or a folder", "nothing", ""));
+            return Err(Error::argument("--out", "FILE.png or a folder", "nothing"));
         }
         let shut = path.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
         let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
@@ -32,11 +32,13 @@ impl Out {
             }
             Some("jpg" | "jpeg" | "gif" | "webp" | "bmp" | "tif" | "tiff") => {
                 let todo = "pictures are written as PNG";
-                return Err(Error::argument("--out", "FILE.png or a folder", path.display(), todo));
+                return Err(
+                    Error::argument("--out", "FILE.png or a folder", path.display()).hint(todo)
+                );
             }
             _ => {}
         }
-        // The folder, or the nearest one that is there.
+        // The folder itself, or its nearest existing ancestor.
         let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
         let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
         check_folder(there, path)?;
@@ -47,7 +49,7 @@ impl Out {
         matches!(self, Self::Folder(_))
     }
 
-    /// The place of a picture; the folder is made.
+    /// The path of a picture. Creates the folder.
     pub fn place(&self, name: &str) -> Result<PathBuf> {
         match self {
             Self::File(path) => Ok(path.clone()),
@@ -59,10 +61,10 @@ impl Out {
     }
 }
 
-/// Whether a file can be written at `path`.
+/// Refuses a path that no file can be written to.
 pub fn check_place(path: &Path) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
-        return Err(Error::argument("output", "a file", path.display(), "it is a folder"));
+        return Err(Error::argument("output", "a file", path.display()).hint("it is a folder"));
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -72,12 +74,12 @@ pub fn check_place(path: &Path) -> Result<()> {
 }
 
 fn check_folder(folder: &Path, path: &Path) -> Result<()> {
-    // Permissions lie: what can be written is found out by writing.
+    // Permissions are not reliable: only writing shows what can be written.
     tempfile::tempfile_in(folder).map_err(|e| Error::io(path, e))?;
     Ok(())
 }
 
-/// A text as part of a file's name.
+/// A text as part of a file name.
 pub fn slug(text: &str) -> String {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let mut slug = String::new();
@@ -94,7 +96,7 @@ pub fn slug(text: &str) -> String {
     if slug.is_empty() { "picture".to_owned() } else { slug }
 }
 
-/// A PNG in the current folder that is not there yet.
+/// The path of a PNG in the current folder that does not exist yet.
 fn unused(stem: &str) -> PathBuf {
     let name = |i: u32| match i {
         1 => PathBuf::from(format!("{stem}.png")),

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use diffuscope::train::scenes::{Scenes as Source, Split, Truth, sheet};
+use clap::Args;
+use diffuscope::scenes::{Scenes, Truth, sheet};
+use diffuscope::write_file::write_file;
 use diffuscope::{Error, Result, picture};
 use serde::Serialize;
 
-use crate::bar;
+use crate::options::SplitOption;
 use crate::out::check_place;
+use crate::terminal::bar;
 
 /// Most pictures on the contact sheet.
 const ON_SHEET: usize = 64;
@@ -18,54 +20,43 @@ const ON_SHEET: usize = 64;
 Example:
   diffuscope scenes --count 64 --out scenes
 
-The folder gets 00000.png, 00001.png, ..., captions.jsonl with a line {\"file\", \"seed\", \"caption\",
-\"truth\"} for each, and sheet.png with the first 64.")]
-pub struct Scenes {
-    /// How many
+Writes 00000.png, 00001.png, ..., captions.jsonl with a line {\"file\", \"seed\", \"caption\", \"truth\"} for each
+picture, and sheet.png with the first 64.")]
+pub struct ScenesArgs {
+    /// Number of pictures
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     count: usize,
-    /// The folder; it is made if it is not there
+    /// The folder, which is created if necessary
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// The first picture's seed; the next picture has the next one
+    /// Seed of the first picture; each further picture has the next seed
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Side of the pictures in pixels
+    /// Side of the pictures, in pixels
     #[arg(long, default_value_t = 64, allow_negative_numbers = true)]
     size: usize,
-    /// Which combinations of colours and objects: those of training, those held out of it, or any
-    #[arg(long, value_enum, default_value_t = Which::Train)]
-    split: Which,
+    /// Which combinations of colours and objects to show: those in the training, those held out of it, or any
+    #[arg(long, value_enum, default_value_t = SplitOption::Train)]
+    split: SplitOption,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Which {
-    Train,
-    HeldOut,
-    Any,
-}
-
+/// A line of `captions.jsonl`.
 #[derive(Serialize)]
-struct Line<'a> {
+struct CaptionLine<'a> {
     file: &'a str,
     seed: u64,
     caption: &'a str,
     truth: &'a Truth,
 }
 
-pub fn run(args: Scenes) -> Result<()> {
+pub fn run(args: ScenesArgs) -> Result<()> {
     if !(1..=1_000_000).contains(&args.count) {
-        return Err(Error::argument("--count", "1 to 1000000", args.count, ""));
+        return Err(Error::argument("--count", "1 to 1000000", args.count));
     }
     if !(16..=1024).contains(&args.size) {
-        return Err(Error::argument("--size", "16 to 1024 pixels", args.size, ""));
+        return Err(Error::argument("--size", "16 to 1024 pixels", args.size));
     }
-    let split = match args.split {
-        Which::Train => Split::Train,
-        Which::HeldOut => Split::HeldOut,
-        Which::Any => Split::Any,
-    };
-    let source = Source::new(args.size)?;
+    let scenes = Scenes::new(args.size)?;
     std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
     let list = args.out.join("captions.jsonl");
     check_place(&list)?;
@@ -73,11 +64,11 @@ pub fn run(args: Scenes) -> Result<()> {
     let (mut lines, mut first) = (String::new(), Vec::new());
     for i in 0..args.count {
         let seed = args.seed.wrapping_add(i as u64);
-        let scene = source.scene(seed, split)?;
+        let scene = scenes.scene(seed, args.split.into())?;
         let file = format!("{i:05}.png");
         let text = [("caption".to_owned(), scene.caption.clone())];
         picture::write_png(args.out.join(&file), &scene.picture.to_tensor()?, &text)?;
-        let line = Line { file: &file, seed, caption: &scene.caption, truth: &scene.truth };
+        let line = CaptionLine { file: &file, seed, caption: &scene.caption, truth: &scene.truth };
         lines += &serde_json::to_string(&line).map_err(|e| Error::config(&list, e))?;
         lines.push('\n');
         if first.len() < ON_SHEET {
@@ -88,15 +79,7 @@ pub fn run(args: Scenes) -> Result<()> {
     bar.finish_and_clear();
     let sheet = sheet(&first, 8, (128 / args.size).max(1))?.to_tensor()?;
     picture::write_png(args.out.join("sheet.png"), &sheet, &[])?;
-    write(&list, &lines)?;
+    write_file(&list, lines.as_bytes())?;
     println!("{} scenes in {}", args.count, args.out.display());
     Ok(())
-}
-
-/// Whole or not at all.
-fn write(path: &std::path::Path, text: &str) -> Result<()> {
-    let beside = path.with_extension("jsonl.part");
-    std::fs::write(&beside, text)
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|e| Error::io(path, e))
 }

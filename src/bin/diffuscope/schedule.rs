@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use diffuscope::checkpoint::SchedulerConfig;
+use diffuscope::checkpoint::hub::locate;
+use diffuscope::figures::schedule_figure;
 use diffuscope::pipeline::tiny_folder;
-use diffuscope::plot::schedule_figure;
-use diffuscope::sampler::SchedulerConfig;
-use diffuscope::weights::hub::locate;
 use diffuscope::{Error, Result};
 
 use crate::out::check_place;
@@ -17,9 +17,9 @@ Examples:
   diffuscope schedule
   diffuscope schedule --model ~/stable-diffusion-v1-5 --out schedule.png
   diffuscope schedule --model stabilityai/stable-diffusion-2-1")]
-pub struct Schedule {
-    /// A model: a folder with scheduler/scheduler_config.json, or OWNER/NAME of the Hugging Face hub, of which this
-    /// file alone is fetched [default: the embedded one]
+pub struct ScheduleArgs {
+    /// The model: a folder with scheduler/scheduler_config.json, or OWNER/NAME on the Hugging Face hub, from which only
+    /// this file is downloaded [default: the embedded model]
     #[arg(long, value_name = "FOLDER|ID")]
     model: Option<PathBuf>,
     /// The PNG file to write
@@ -27,9 +27,9 @@ pub struct Schedule {
     out: PathBuf,
 }
 
-pub fn run(args: Schedule) -> Result<()> {
+pub fn run(args: ScheduleArgs) -> Result<()> {
     if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
-        return Err(Error::argument("--out", "FILE.png", args.out.display(), ""));
+        return Err(Error::argument("--out", "FILE.png", args.out.display()));
     }
     check_place(&args.out)?;
     let folder = args.model.unwrap_or_else(tiny_folder);

@@ -1,4 +1,4 @@
-//! From a prompt to the context that the U-Net attends to.
+//! CLIP: a prompt to the context that the U-Net attends to.
 
 mod text_encoder;
 mod tokenizer;

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::super::layers::{LayerNorm, Linear, attention, carried_kind, join_heads, split_heads};
-use crate::weights::{Init, Params, read_config, weight_files};
+use crate::models::layers::{LayerNorm, Linear, attention, carried_kind, join_heads, split_heads};
+use crate::models::params::{Init, Params};
+use crate::tensor_file::{read_config, weight_files};
 use crate::{Error, Result};
 
 /// `text_encoder/config.json`.
@@ -23,10 +24,10 @@ pub struct TextConfig {
     pub hidden_act: String,
     #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
-    /// The end token, whose place is pooled. 2 in old files, where it means the largest id of a prompt.
+    /// The end token: the embedding at its position is the pooled one. Old files say 2, which stands for the largest id.
     #[serde(default = "end_token")]
     pub eos_token_id: i64,
-    /// The width of the pooled embedding, where the weights have a projection.
+    /// The width of the pooled embedding, if the weights have a projection.
     #[serde(default = "projection_dim")]
     pub projection_dim: i64,
 }
@@ -35,7 +36,7 @@ fn layer_norm_eps() -> f64 {
     1e-5
 }
 
-/// transformers' defaults for what a file leaves out.
+/// transformers' default.
 fn end_token() -> i64 {
     49407
 }
@@ -58,13 +59,13 @@ impl TextConfig {
         for (name, value) in positive {
             let most = if name == "num_hidden_layers" { 256 } else { 1 << 20 };
             if !(1..=most).contains(&value) {
-                return Err(Error::argument(name, format!("a count from 1 to {most}"), value, ""));
+                return Err(Error::argument(name, format!("a count from 1 to {most}"), value));
             }
         }
         if self.hidden_size % self.num_attention_heads != 0 {
             let expected =
                 format!("a multiple of num_attention_heads {}", self.num_attention_heads);
-            return Err(Error::argument("hidden_size", expected, self.hidden_size, ""));
+            return Err(Error::argument("hidden_size", expected, self.hidden_size));
         }
         Activation::parse(&self.hidden_act).map(|_| ())
     }
@@ -81,7 +82,7 @@ impl Activation {
         match name {
             "quick_gelu" => Ok(Self::QuickGelu),
             "gelu" => Ok(Self::Gelu),
-            other => Err(Error::argument("hidden_act", "quick_gelu or gelu", other, "")),
+            other => Err(Error::argument("hidden_act", "quick_gelu or gelu", other)),
         }
     }
 
@@ -93,7 +94,7 @@ impl Activation {
     }
 }
 
-struct Layer {
+struct EncoderLayer {
     layer_norm1: LayerNorm,
     q_proj: Linear,
     k_proj: Linear,
@@ -104,7 +105,7 @@ struct Layer {
     fc2: Linear,
 }
 
-impl Layer {
+impl EncoderLayer {
     fn new(params: &Params, config: &TextConfig) -> Self {
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
         let attn = params / "self_attn";
@@ -131,13 +132,13 @@ impl Layer {
     }
 }
 
-/// What a text encoder makes of token ids.
+/// What a text encoder computes from token ids.
 #[derive(Debug)]
 pub struct TextOutput {
-    /// The states of the text before the first layer and after every layer, [B, n, hidden_size] each,
-    /// without the final layer norm.
+    /// The states before the first layer and after every layer, [B, n, hidden_size] each, without the final
+    /// layer norm.
     pub hidden_states: Vec<Tensor>,
-    /// The final layer norm of the last of them.
+    /// The last of them, after the final layer norm.
     pub last_hidden_state: Tensor,
     /// The last hidden state at the end token, projected: [B, projection_dim]. `None` for an encoder
     /// whose weights have no projection.
@@ -145,8 +146,8 @@ pub struct TextOutput {
 }
 
 impl TextOutput {
-    /// The state that is left when the last `skip` layers are skipped, without the final layer norm: SDXL
-    /// takes the penultimate one, 1.
+    /// The state when the last `skip` layers are skipped, without the final layer norm. SDXL skips 1: it takes
+    /// the penultimate state.
     ///
     /// # Errors
     /// More layers than there are.
@@ -157,16 +158,16 @@ impl TextOutput {
 
 /// CLIP's text encoder: token ids [B, 77] to the context [B, 77, hidden_size].
 ///
-/// SD 1.x takes the last layer's state, SD 2.x the penultimate one of OpenCLIP; diffusers' SD 2.x
-/// weights already lack the last layer, so both are the final layer norm of the last state here.
+/// SD 1.x takes the last state, SD 2.x the penultimate one of OpenCLIP. diffusers' weights of SD 2.x lack
+/// the last layer, so for both the context is the last state after the final layer norm.
 pub struct TextEncoder {
     config: TextConfig,
     activation: Activation,
     token_embedding: Tensor,
     position_embedding: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
-    /// `CLIPTextModelWithProjection`'s.
+    /// Only in `CLIPTextModelWithProjection`.
     text_projection: Option<Linear>,
 }
 
@@ -179,9 +180,9 @@ impl TextEncoder {
         config.check()?;
         let projected = params.has("text_projection.weight");
         let root = params;
-        // Newer versions of transformers write the same names without this scope.
-        let fresh_or_old = !params.has("embeddings");
-        let params = if fresh_or_old { params / "text_model" } else { params.clone() };
+        // Newer versions of transformers write the same names without the prefix `text_model`.
+        let prefixed = !params.has("embeddings");
+        let params = if prefixed { params / "text_model" } else { params.clone() };
         let embeddings = &params / "embeddings";
         embeddings.ignore("position_ids");
         let (vocabulary, width) = (config.vocab_size, config.hidden_size);
@@ -201,7 +202,7 @@ impl TextEncoder {
             token_embedding,
             position_embedding,
             layers: (0..config.num_hidden_layers)
-                .map(|i| Layer::new(&(&layers / i), config))
+                .map(|i| EncoderLayer::new(&(&layers / i), config))
                 .collect(),
             final_layer_norm: LayerNorm::new(
                 &(&params / "final_layer_norm"),
@@ -233,9 +234,9 @@ impl TextEncoder {
         &self.config
     }
 
-    /// The ids that the encoder was taught, ascending: the rows of its token embedding that are not all
-    /// zero. A model that was trained on few words leaves the rows of all others zero; a real checkpoint
-    /// knows every id.
+    /// The ids that the encoder was trained on, ascending: the rows of its token embedding that are not all
+    /// zero. A model trained on few words leaves the rows of all other words zero; a real checkpoint knows
+    /// every id.
     pub fn known_ids(&self) -> Vec<i64> {
         let known = self.token_embedding.ne(0.).any_dim(1, false).nonzero().flatten(0, -1);
         Vec::try_from(known).unwrap_or_default()
@@ -251,8 +252,8 @@ impl TextEncoder {
         self.encode_skipping(ids, 0)
     }
 
-    /// The context that is left when the last `clip_skip` layers are skipped: the final layer norm of an
-    /// earlier state. 0 is [`TextEncoder::encode`].
+    /// The context when the last `clip_skip` layers are skipped: an earlier state after the final layer norm.
+    /// With 0 it is that of [`TextEncoder::encode`].
     ///
     /// # Errors
     /// As [`TextEncoder::encode`]; more layers than there are.
@@ -261,10 +262,10 @@ impl TextEncoder {
         Ok(self.final_layer_norm.forward(state_before(&states, clip_skip)?))
     }
 
-    /// Everything that the encoder makes of token ids.
+    /// Every state, the context and the pooled embedding of token ids.
     ///
     /// # Errors
-    /// As [`TextEncoder::encode`]; ids without an end token where the encoder has a projection.
+    /// As [`TextEncoder::encode`]; ids without an end token, for an encoder with a projection.
     pub fn forward(&self, ids: &Tensor) -> Result<TextOutput> {
         let hidden_states = self.hidden_states(ids)?;
         let last_hidden_state = self.final_layer_norm.forward(state_before(&hidden_states, 0)?);
@@ -275,19 +276,19 @@ impl TextEncoder {
         Ok(TextOutput { hidden_states, last_hidden_state, text_embeds })
     }
 
-    /// The state at every text's end token, [B, hidden_size].
+    /// The state at the end token of every text, [B, hidden_size].
     fn pool(&self, ids: &Tensor, states: &Tensor) -> Result<Tensor> {
         let ids = ids.f_to_device(states.device())?;
         let end = self.config.eos_token_id;
         let place = if end == 2 {
-            // What transformers did before 4.31, and still does with the files of that time.
+            // As transformers did before 4.31, and still does with files of that time.
             ids.argmax(-1, false)
         } else {
             let ends = ids.eq(end);
             if ends.any_dim(-1, false).all().int64_value(&[]) == 0 {
                 let todo = "use the tokenizer that belongs to this text encoder";
                 let expected = format!("the end token {end} in every row");
-                return Err(Error::argument("token ids", expected, "a row without it", todo));
+                return Err(Error::argument("token ids", expected, "a row without it").hint(todo));
             }
             ends.to_kind(Kind::Int).argmax(-1, false)
         };
@@ -308,8 +309,8 @@ impl TextEncoder {
                 "token ids",
                 format!("0..{}", self.config.vocab_size),
                 if low < 0 { low } else { high },
-                "use the tokenizer that belongs to this text encoder",
-            ));
+            )
+            .hint("use the tokenizer that belongs to this text encoder"));
         }
         let ids = ids.f_to_device(self.token_embedding.device())?;
         let tokens = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
@@ -324,10 +325,10 @@ impl TextEncoder {
     }
 }
 
-/// The state that is left when the last `skip` layers are skipped.
+/// The state when the last `skip` layers are skipped.
 fn state_before(hidden_states: &[Tensor], skip: usize) -> Result<&Tensor> {
     let layers = hidden_states.len().saturating_sub(1);
     let state = layers.checked_sub(skip).and_then(|i| hidden_states.get(i));
     let expected = format!("at most {layers}, the layers of the text encoder");
-    state.ok_or_else(|| Error::argument("clip_skip", expected, skip, ""))
+    state.ok_or_else(|| Error::argument("clip_skip", expected, skip))
 }

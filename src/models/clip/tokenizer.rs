@@ -25,14 +25,14 @@ pub struct Tokenizer {
     length: usize,
 }
 
-/// A prompt as the text encoder sees it.
+/// A prompt as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoding {
     /// 77 ids: start, the text's, end, padding.
     pub ids: Vec<i64>,
-    /// The pieces of text that the ids stand for; `</w>` ends a word.
+    /// The pieces of text that the ids stand for; `</w>` marks the end of a word.
     pub tokens: Vec<String>,
-    /// The end of the prompt that did not fit, if any.
+    /// The end of the prompt, if it did not fit.
     pub cut: Option<String>,
 }
 
@@ -43,9 +43,9 @@ impl Encoding {
     }
 }
 
-/// The only part of `tokenizer_config.json` and `special_tokens_map.json` that matters here.
+/// The part of `tokenizer_config.json` and `special_tokens_map.json` that is used.
 #[derive(Deserialize)]
-struct Special {
+struct SpecialTokens {
     pad_token: Option<PadToken>,
 }
 
@@ -56,12 +56,13 @@ enum PadToken {
     Object { content: String },
 }
 
-/// CLIP's byte pairs, in the order in which they are merged; they are the vocabulary too.
+/// CLIP's byte pairs, in the order in which they are merged. They also determine the vocabulary.
 const MERGES: &str = include_str!("../../../data/tokenizer/merges.txt");
 
-/// CLIP's vocabulary: every byte's letter, the same at the end of a word, what the merges make, start and end.
-/// A letter is the byte's own character where that is printable, else one from U+0100 on (GPT-2's way).
-fn clip() -> BpeBuilder {
+/// CLIP's byte pairs and vocabulary: a letter for every byte, the same letters at the end of a word, the merged
+/// pairs, and the start and end tokens. As in GPT-2, a byte's letter is its own character if that is printable,
+/// and otherwise one from U+0100 on.
+fn clip_byte_pairs() -> BpeBuilder {
     let printable = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let own = (0..=255).filter(printable).map(char::from);
     let others =
@@ -82,12 +83,12 @@ fn clip() -> BpeBuilder {
 }
 
 impl Tokenizer {
-    /// CLIP's tokenizer, which comes with the library: what all Stable Diffusions have.
+    /// CLIP's tokenizer, which is part of the library. Every Stable Diffusion uses it.
     ///
-    /// `pad` fills the places after the prompt: `<|endoftext|>` in SD 1.x, `!` in SD 2.x.
+    /// `pad` fills the positions after the prompt: `<|endoftext|>` in SD 1.x, `!` in SD 2.x.
     ///
     /// # Errors
-    /// A `pad` that is no token.
+    /// A `pad` that is not a token.
     ///
     /// # Examples
     /// ```
@@ -97,37 +98,41 @@ impl Tokenizer {
     /// # Ok::<(), diffuscope::Error>(())
     /// ```
     pub fn clip(pad: &str) -> Result<Self> {
-        Self::from_bpe(clip().unk_token(END.into()).end_of_word_suffix("</w>".into()))
+        Self::from_bpe(clip_byte_pairs().unk_token(END.into()).end_of_word_suffix("</w>".into()))
             .and_then(|tokenizer| tokenizer.padded_with(pad))
     }
 
     /// Builds CLIP's tokenizer from its vocabulary and merges, padding with the end token (SD 1.x).
     ///
     /// # Errors
-    /// Files that cannot be read or that are not a byte-pair vocabulary.
+    /// Files that cannot be read, or that are not a byte-pair vocabulary.
     pub fn new(vocabulary: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
-        let text = |p: &Path| p.to_str().map(str::to_owned).ok_or_else(|| said("not a UTF-8 path"));
+        let text = |p: &Path| {
+            p.to_str().map(str::to_owned).ok_or_else(|| tokenizer_error("not a UTF-8 path"))
+        };
         let (vocabulary, merges) = (text(vocabulary.as_ref())?, text(merges.as_ref())?);
         let bpe = BPE::from_file(&vocabulary, &merges);
         Self::from_bpe(bpe.unk_token(END.into()).end_of_word_suffix("</w>".into())).map_err(|e| {
             match e {
-                Error::Tokenizer(reason) => said(format!("{vocabulary}, {merges}: {reason}")),
+                Error::Tokenizer(reason) => {
+                    tokenizer_error(format!("{vocabulary}, {merges}: {reason}"))
+                }
                 other => other,
             }
         })
     }
 
     fn from_bpe(bpe: BpeBuilder) -> Result<Self> {
-        let bpe = bpe.build().map_err(said)?;
+        let bpe = bpe.build().map_err(tokenizer_error)?;
         let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
         let split =
             Split::new(SplitPattern::Regex(words.into()), SplitDelimiterBehavior::Removed, true)
-                .map_err(said)?;
+                .map_err(tokenizer_error)?;
         let spaces = Replace::new(
             tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()),
             " ",
         )
-        .map_err(said)?;
+        .map_err(tokenizer_error)?;
         let mut inner = tokenizers::Tokenizer::new(bpe);
         inner.with_normalizer(Some(Normalizers::new(vec![
             NFC.into(),
@@ -154,10 +159,10 @@ impl Tokenizer {
             Self::new(vocabulary, merges)?
         } else {
             let mut inner = tokenizers::Tokenizer::from_file(&whole)
-                .map_err(|e| said(format!("{}: {e}", whole.display())))?;
-            // Padding and cutting are done here, where they can be told of.
+                .map_err(|e| tokenizer_error(format!("{}: {e}", whole.display())))?;
+            // `encode` pads and cuts by itself, so that it can report what was cut.
             inner.with_padding(None);
-            inner.with_truncation(None).map_err(said)?;
+            inner.with_truncation(None).map_err(tokenizer_error)?;
             Self::from_parts(inner, END)?
         };
         for name in ["special_tokens_map.json", "tokenizer_config.json"] {
@@ -165,7 +170,7 @@ impl Tokenizer {
             if !path.is_file() {
                 continue;
             }
-            if let Some(pad) = crate::weights::read_config::<Special>(&path)?.pad_token {
+            if let Some(pad) = crate::tensor_file::read_config::<SpecialTokens>(&path)?.pad_token {
                 let (PadToken::Text(pad) | PadToken::Object { content: pad }) = pad;
                 tokenizer = tokenizer.padded_with(&pad)?;
                 break;
@@ -192,20 +197,22 @@ impl Tokenizer {
     /// The id of one token of the vocabulary.
     ///
     /// # Errors
-    /// A token that the vocabulary does not have.
+    /// A token that is not in the vocabulary.
     pub fn id(&self, token: &str) -> Result<i64> {
-        let id =
-            self.inner.token_to_id(token).ok_or_else(|| said(format!("no token {token:?}")))?;
+        let id = self
+            .inner
+            .token_to_id(token)
+            .ok_or_else(|| tokenizer_error(format!("no token {token:?}")))?;
         Ok(id.into())
     }
 
-    /// A prompt as 77 ids: start, at most 75 of the text's, end, padding. A longer prompt is cut
-    /// and [`Encoding::cut`] says what was lost.
+    /// A prompt as 77 ids: start, at most 75 of the text, end, padding. A longer prompt is cut, and
+    /// [`Encoding::cut`] holds what was lost.
     ///
     /// # Errors
     /// A text that the vocabulary cannot express.
     pub fn encode(&self, prompt: &str) -> Result<Encoding> {
-        let encoded = self.inner.encode_fast(prompt, false).map_err(said)?;
+        let encoded = self.inner.encode_fast(prompt, false).map_err(tokenizer_error)?;
         let room = self.length - 2;
         let text = encoded.get_ids();
         let kept = text.len().min(room);
@@ -222,13 +229,13 @@ impl Tokenizer {
         Ok(Encoding { ids, tokens, cut })
     }
 
-    /// The words of a prompt, as they are written in it, each with the ids of its pieces. What does not fit
-    /// into the 77 ids is left out.
+    /// The words of a prompt as they were written, each with its ids. Words that do not fit into the 77 ids
+    /// are left out.
     ///
     /// # Errors
     /// A text that the vocabulary cannot express.
     pub fn words(&self, prompt: &str) -> Result<Vec<(String, Vec<i64>)>> {
-        let encoded = self.inner.encode(prompt, false).map_err(said)?;
+        let encoded = self.inner.encode(prompt, false).map_err(tokenizer_error)?;
         let pieces = encoded.get_ids().iter().zip(encoded.get_offsets()).take(self.length - 2);
         let (mut words, mut open) = (Vec::<(String, Vec<i64>)>::new(), false);
         for (&id, &(from, to)) in pieces {
@@ -245,12 +252,12 @@ impl Tokenizer {
         Ok(words)
     }
 
-    /// The piece of text that an id stands for; `</w>` ends a word. Empty for an id that is none.
+    /// The piece of text that an id stands for; `</w>` marks the end of a word. Empty for an unknown id.
     pub fn token(&self, id: i64) -> String {
         u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)).unwrap_or_default()
     }
 }
 
-fn said(reason: impl ToString) -> Error {
+fn tokenizer_error(reason: impl ToString) -> Error {
     Error::Tokenizer(reason.to_string())
 }

@@ -1,4 +1,4 @@
-//! Where the U-Net attends: the picture to itself, and to the text.
+//! The U-Net's transformers: the picture attends to itself and to the text.
 
 use std::cell::RefCell;
 
@@ -8,26 +8,26 @@ use super::config::{Level, UNetConfig};
 use crate::models::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, attention, attention_weights, join_heads, split_heads,
 };
-use crate::weights::Params;
+use crate::models::params::Params;
 
-/// Where one attention layer looked: its probabilities, averaged over nothing.
+/// The attention probabilities of one layer, for every sample and head.
 pub struct AttentionMap {
     /// The layer's name in the weights, such as `down_blocks.1.attentions.0.transformer_blocks.0.attn2`.
     pub layer: String,
     /// [B, heads, h * w, keys]: keys are the tokens (cross-attention) or the cells themselves.
     pub weights: Tensor,
-    /// Height and width of the level in latent cells.
+    /// Height and width of the level, in cells.
     pub cells: (i64, i64),
-    /// Whether it looked at the text (`attn2`) or at the picture itself (`attn1`). With
-    /// `only_cross_attention` both look at the text.
+    /// Whether the keys are the text's tokens (`attn2`) or the picture's cells (`attn1`). With
+    /// `only_cross_attention` both attend to the text.
     pub cross: bool,
 }
 
-/// Where attention layers put their maps, when somebody asked for them.
+/// Where attention layers put their maps, if they were asked for.
 pub(super) type Probe = Option<RefCell<Vec<AttentionMap>>>;
 
-/// `x_t` looked at from everywhere: queries of the picture on keys of the picture or the text.
-struct Attention {
+/// Attention with queries from the picture, and keys from the picture or from the text.
+struct UNetAttention {
     name: String,
     heads: i64,
     upcast: bool,
@@ -38,7 +38,7 @@ struct Attention {
     to_out: Linear,
 }
 
-impl Attention {
+impl UNetAttention {
     fn new(params: &Params, width: i64, context: Option<i64>, heads: i64, upcast: bool) -> Self {
         let keys = context.unwrap_or(width);
         Self {
@@ -66,12 +66,12 @@ impl Attention {
     }
 }
 
-/// Self-attention, cross-attention, feed-forward. With `only_cross` the first attends to the context too.
+/// Self-attention, cross-attention, feed-forward. With `only_cross` the first is cross-attention as well.
 struct TransformerBlock {
     norm1: LayerNorm,
-    attn1: Attention,
+    attn1: UNetAttention,
     norm2: LayerNorm,
-    attn2: Attention,
+    attn2: UNetAttention,
     norm3: LayerNorm,
     ff_in: Linear,
     ff_out: Linear,
@@ -86,9 +86,9 @@ impl TransformerBlock {
         let norm = |name: &str| LayerNorm::new(&(params / name), width, 1e-5);
         Self {
             norm1: norm("norm1"),
-            attn1: Attention::new(&(params / "attn1"), width, first, heads, upcast),
+            attn1: UNetAttention::new(&(params / "attn1"), width, first, heads, upcast),
             norm2: norm("norm2"),
-            attn2: Attention::new(&(params / "attn2"), width, context, heads, upcast),
+            attn2: UNetAttention::new(&(params / "attn2"), width, context, heads, upcast),
             norm3: norm("norm3"),
             ff_in: Linear::new(&(&ff / 0 / "proj"), width, 8 * width),
             ff_out: Linear::new(&(&ff / 2), 4 * width, width),
@@ -106,15 +106,15 @@ impl TransformerBlock {
     }
 }
 
-enum Projection {
+enum TransformerProjection {
     Convolution(Conv2d, Conv2d),
     Linear(Linear, Linear),
 }
 
-/// Transformer blocks over the cells of one level.
+/// Transformer blocks over the cells of one level, between two projections.
 pub(super) struct SpatialTransformer {
     norm: GroupNorm,
-    projection: Projection,
+    projection: TransformerProjection,
     blocks: Vec<TransformerBlock>,
 }
 
@@ -125,12 +125,12 @@ impl SpatialTransformer {
         Self {
             norm: GroupNorm::new(&(params / "norm"), config.norm_num_groups, width, 1e-6),
             projection: if config.use_linear_projection {
-                Projection::Linear(
+                TransformerProjection::Linear(
                     Linear::new(&first, width, width),
                     Linear::new(&last, width, width),
                 )
             } else {
-                Projection::Convolution(
+                TransformerProjection::Convolution(
                     Conv2d::new(&first, width, width, 1),
                     Conv2d::new(&last, width, width, 1),
                 )
@@ -151,15 +151,15 @@ impl SpatialTransformer {
         let to_cells = |h: &Tensor| h.transpose(1, 2).reshape(&size);
         let h = self.norm.forward(x);
         let mut h = match &self.projection {
-            Projection::Convolution(proj, _) => to_tokens(&proj.forward(&h)),
-            Projection::Linear(proj, _) => proj.forward(&to_tokens(&h)),
+            TransformerProjection::Convolution(proj, _) => to_tokens(&proj.forward(&h)),
+            TransformerProjection::Linear(proj, _) => proj.forward(&to_tokens(&h)),
         };
         for block in &self.blocks {
             h = block.forward(&h, context, cells, probe);
         }
         x + match &self.projection {
-            Projection::Convolution(_, proj) => proj.forward(&to_cells(&h)),
-            Projection::Linear(_, proj) => to_cells(&proj.forward(&h)),
+            TransformerProjection::Convolution(_, proj) => proj.forward(&to_cells(&h)),
+            TransformerProjection::Linear(_, proj) => to_cells(&proj.forward(&h)),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! What a U-Net is told beside the noisy sample and the timestep.
+//! The inputs of a U-Net other than the noisy sample and the timestep.
 
 use tch::Tensor;
 
 use crate::{Error, Result};
 
-/// What a U-Net is told beside the noisy sample and the timestep, under diffusers' names.
+/// The inputs of a U-Net other than the noisy sample and the timestep, under diffusers' names.
 ///
-/// Every family takes the context; the others belong to some. A U-Net refuses what it needs and does not
-/// get, and what it gets and does not use.
+/// Every family takes the context, and some take more. A U-Net refuses to run without a condition that it
+/// needs, or with one that it does not use.
 ///
 /// # Examples
 /// ```
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// use tch::{Kind, Tensor, kind::FLOAT_CPU};
 /// let context = Tensor::zeros([1, 77, 1024], FLOAT_CPU);
 /// let noise_level = Tensor::from_slice(&[20i64]);
-/// let of_the_upscaler = Conditions {
+/// let conditions = Conditions {
 ///     class_labels: Some(noise_level),
 ///     channels: Some(Tensor::zeros([1, 3, 128, 128], FLOAT_CPU)),
 ///     ..Conditions::from(&context)
@@ -30,18 +30,18 @@ pub struct Conditions {
     /// SDXL: height and width of the original, top and left of the crop, height and width of the target, in
     /// pixels: [B, 6].
     pub time_ids: Option<Tensor>,
-    /// The x4 upscaler: how much noise the small picture has, `[B]` int64.
+    /// The x4 upscaler: the noise level of the small picture, `[B]` int64.
     pub class_labels: Option<Tensor>,
     /// LCM: the embedding of the guidance scale, [B, time_cond_proj_dim], see
     /// [`guidance_embedding`](super::guidance_embedding).
     pub timestep_cond: Option<Tensor>,
-    /// Channels that stand beside the sample's, [B, c, h, w]: the mask and the masked picture's latents, the
-    /// depth, or the small picture.
+    /// Channels that are appended to the sample's, [B, c, h, w]: the mask and the masked picture's latents,
+    /// the depth, or the small picture.
     pub channels: Option<Tensor>,
 }
 
 impl From<Tensor> for Conditions {
-    /// The text alone.
+    /// The context alone.
     fn from(context: Tensor) -> Self {
         Self {
             context,
@@ -55,14 +55,14 @@ impl From<Tensor> for Conditions {
 }
 
 impl From<&Tensor> for Conditions {
-    /// The text alone.
+    /// The context alone.
     fn from(context: &Tensor) -> Self {
         Self::from(context.shallow_clone())
     }
 }
 
 impl From<&Conditions> for Conditions {
-    /// The same tensors.
+    /// Shallow clones of the tensors.
     fn from(conditions: &Conditions) -> Self {
         let same = |x: &Option<Tensor>| x.as_ref().map(Tensor::shallow_clone);
         Self {
@@ -77,11 +77,11 @@ impl From<&Conditions> for Conditions {
 }
 
 impl Conditions {
-    /// The same conditions for a batch of `batch`: what has fewer rows is repeated, so that [B, ...] serves
-    /// the two halves [uncond, cond] of a guided prediction.
+    /// The same conditions for a batch of `batch` rows: those with fewer rows are repeated, so that [B, ...]
+    /// serves both halves [uncond, cond] of a guided prediction.
     ///
     /// # Errors
-    /// A condition whose rows do not divide the batch.
+    /// A condition whose number of rows does not divide the batch.
     pub fn for_batch(&self, batch: i64) -> Result<Self> {
         let rows = |x: &Tensor| {
             let size = x.size();

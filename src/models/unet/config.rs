@@ -1,11 +1,11 @@
-//! What a U-Net is built from.
+//! `unet/config.json`: what a U-Net is built from.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::models::layers::PerLevel;
 use crate::{Error, Result};
 
-/// SDXL is told of six sizes: height and width of the original, the crop's corner, the target's.
+/// The numbers in SDXL's `time_ids`: height and width of the original, the crop's corner, height and width of the target.
 pub(super) const SIZES: i64 = 6;
 
 /// `unet/config.json`.
@@ -19,7 +19,7 @@ pub struct UNetConfig {
     pub up_block_types: Vec<String>,
     pub layers_per_block: PerLevel,
     pub cross_attention_dim: i64,
-    /// The number of heads, in spite of its name.
+    /// The number of heads, despite the name.
     pub attention_head_dim: PerLevel,
     #[serde(default = "one")]
     pub transformer_layers_per_block: PerLevel,
@@ -38,13 +38,13 @@ pub struct UNetConfig {
     /// Attention in f32 whatever the dtype.
     #[serde(default, deserialize_with = "null_is_false")]
     pub upcast_attention: bool,
-    /// Levels whose first attention looks at the context too, instead of at the picture (x4 upscaler).
-    #[serde(default = "looks_at_itself")]
+    /// Levels whose first attention also attends to the context, instead of to the picture (x4 upscaler).
+    #[serde(default = "attends_to_itself")]
     pub only_cross_attention: PerLevel<bool>,
-    /// The same of the middle block; where it is left out, `only_cross_attention` if that is one value.
+    /// The same for the middle block; without it, `only_cross_attention` if that is a single value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mid_block_only_cross_attention: Option<bool>,
-    /// How many class labels there are: the noise levels of the x4 upscaler.
+    /// The number of class labels: the noise levels of the x4 upscaler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_class_embeds: Option<i64>,
     /// `text_time` in SDXL: a pooled text embedding and the picture's sizes are added to the timestep.
@@ -53,13 +53,13 @@ pub struct UNetConfig {
     /// The width of the embedding of each of SDXL's six sizes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addition_time_embed_dim: Option<i64>,
-    /// The width of the pooled text embedding and of the sizes' embeddings, one after another.
+    /// The width of the pooled text embedding and of all six sizes' embeddings together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projection_class_embeddings_input_dim: Option<i64>,
     /// The width of the guidance scale's embedding in a network distilled to a consistency model (LCM).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_cond_proj_dim: Option<i64>,
-    /// The side of the latents that it was trained on; `None` where the sides differ.
+    /// The side of the latents that it was trained on; `None` if height and width differ.
     #[serde(default, deserialize_with = "one_side")]
     pub sample_size: Option<i64>,
     #[serde(flatten)]
@@ -77,7 +77,7 @@ fn one_side<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<i6
     })
 }
 
-/// Some of diffusers' folders write null for what was not said.
+/// Some folders contain null where diffusers expects a boolean.
 fn null_is_false<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<bool, D::Error> {
     Ok(Option::<bool>::deserialize(from)?.unwrap_or(false))
 }
@@ -86,7 +86,7 @@ fn one() -> PerLevel {
     PerLevel::One(1)
 }
 
-fn looks_at_itself() -> PerLevel<bool> {
+fn attends_to_itself() -> PerLevel<bool> {
     PerLevel::One(false)
 }
 
@@ -102,7 +102,7 @@ fn yes() -> bool {
     true
 }
 
-/// What other families of U-Nets switch on: with any of these the network would be another one.
+/// What other families of U-Nets switch on. Any other value than these would make it another network.
 const UNSUPPORTED: [(&str, &str); 22] = [
     ("class_embeddings_concat", "false"),
     ("cross_attention_norm", "null"),
@@ -128,18 +128,21 @@ const UNSUPPORTED: [(&str, &str); 22] = [
     ("attention_type", "\"default\""),
 ];
 
+/// One level of the U-Net: what is computed at one resolution.
 pub(super) struct Level {
     pub width: i64,
     pub resnets: i64,
     pub heads: i64,
     pub transformers: i64,
-    /// Whether its way down attends; its way up.
-    pub attends: (bool, bool),
-    /// Whether its first attention looks at the context too.
+    /// Whether it has transformers on the way down.
+    pub attends_down: bool,
+    /// Whether it has transformers on the way up.
+    pub attends_up: bool,
+    /// Whether the first attention of its transformers attends to the context as well.
     pub only_cross: bool,
 }
 
-/// SDXL's extra conditions: how wide they are.
+/// The widths of SDXL's extra conditions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TextTime {
     /// Of the pooled text embedding.
@@ -178,7 +181,7 @@ impl UNetConfig {
             freq_shift: 0.,
             use_linear_projection: false,
             upcast_attention: false,
-            only_cross_attention: looks_at_itself(),
+            only_cross_attention: attends_to_itself(),
             mid_block_only_cross_attention: None,
             num_class_embeds: None,
             addition_embed_type: None,
@@ -190,31 +193,28 @@ impl UNetConfig {
         }
     }
 
-    /// Whether the middle block's first attention looks at the context too.
+    /// Whether the middle block's first attention attends to the context as well.
     pub(super) fn mid_only_cross(&self) -> bool {
         let of_all = matches!(self.only_cross_attention, PerLevel::One(true));
         self.mid_block_only_cross_attention.unwrap_or(of_all)
     }
 
-    /// What SDXL adds to the timestep, `None` where nothing is added.
+    /// What SDXL adds to the timestep's embedding; `None` for other families.
     pub(super) fn text_time(&self) -> Result<Option<TextTime>> {
         match self.addition_embed_type.as_deref() {
             None => return Ok(None),
             Some("text_time") => (),
             Some(other) => {
                 let todo = "this U-Net is of another family";
-                return Err(Error::argument(
-                    "addition_embed_type",
-                    "text_time or null",
-                    other,
-                    todo,
-                ));
+                return Err(
+                    Error::argument("addition_embed_type", "text_time or null", other).hint(todo)
+                );
             }
         }
         let count = |name: &str, value: Option<i64>| {
             let got = value.map_or("none".to_owned(), |n| n.to_string());
             let known = value.filter(|n| (1..=1 << 16).contains(n));
-            known.ok_or_else(|| Error::argument(name, "a width of 1 and more", got, ""))
+            known.ok_or_else(|| Error::argument(name, "a width of 1 or more", got))
         };
         let each_size = count("addition_time_embed_dim", self.addition_time_embed_dim)?;
         let name = "projection_class_embeddings_input_dim";
@@ -222,42 +222,67 @@ impl UNetConfig {
         let pooled = both - SIZES * each_size;
         if pooled < 1 {
             let expected = format!("more than {SIZES} times addition_time_embed_dim {each_size}");
-            return Err(Error::argument(name, expected, both, ""));
+            return Err(Error::argument(name, expected, both));
         }
         Ok(Some(TextTime { pooled, each_size }))
     }
 
+    /// The levels, from the outermost in.
     pub(super) fn levels(&self) -> Result<Vec<Level>> {
         let count = self.block_out_channels.len();
         if count == 0 || count > 8 {
-            return Err(Error::argument("block_out_channels", "1 to 8 levels", count, ""));
+            return Err(Error::argument("block_out_channels", "1 to 8 levels", count));
         }
+        self.check_family()?;
+        let only_cross = self.only_cross_attention.levels(count).ok_or_else(|| {
+            let expected = format!("true, false or a list of {count}");
+            let got = format!("{:?}", self.only_cross_attention);
+            Error::argument("only_cross_attention", expected, got)
+        })?;
+        let per_level = |name: &str, value: &PerLevel, most: i64| {
+            let all = value.levels(count).filter(|all| all.iter().all(|n| (1..=most).contains(n)));
+            let expected = format!("a count from 1 to {most}, or a list of {count}");
+            all.ok_or_else(|| Error::argument(name, expected, format!("{value:?}")))
+        };
+        let heads = per_level("attention_head_dim", &self.attention_head_dim, 4096)?;
+        let resnets = per_level("layers_per_block", &self.layers_per_block, 64)?;
+        let transformers =
+            per_level("transformer_layers_per_block", &self.transformer_layers_per_block, 64)?;
+        self.check_counts()?;
+        let level = |i: usize| {
+            Ok(Level {
+                width: self.width(i, heads[i])?,
+                resnets: resnets[i],
+                heads: heads[i],
+                transformers: transformers[i],
+                attends_down: self.attends_down(i)?,
+                attends_up: self.attends_up(i)?,
+                only_cross: only_cross[i],
+            })
+        };
+        (0..count).map(level).collect()
+    }
+
+    /// Refuses what would make it another network.
+    fn check_family(&self) -> Result<()> {
         for (name, known) in UNSUPPORTED {
             let Some(got) = self.others.get(name) else { continue };
             let same_number =
                 matches!((got.as_f64(), known.parse::<f64>()), (Some(a), Ok(b)) if a == b);
             let text = got.to_string();
             if text != known && !same_number {
-                return Err(Error::argument(name, known, text, "this U-Net is of another family"));
+                return Err(
+                    Error::argument(name, known, text).hint("this U-Net is of another family")
+                );
             }
         }
-        if !matches!(self.act_fn.as_str(), "silu" | "swish") {
-            return Err(Error::argument("act_fn", "silu", &self.act_fn, ""));
+        match self.act_fn.as_str() {
+            "silu" | "swish" => Ok(()),
+            other => Err(Error::argument("act_fn", "silu", other)),
         }
-        let only_cross = self.only_cross_attention.levels(count).ok_or_else(|| {
-            let expected = format!("true, false or a list of {count}");
-            let got = format!("{:?}", self.only_cross_attention);
-            Error::argument("only_cross_attention", expected, got, "")
-        })?;
-        let per_level = |name: &str, value: &PerLevel, most: i64| {
-            let all = value.levels(count).filter(|all| all.iter().all(|n| (1..=most).contains(n)));
-            let expected = format!("a count from 1 to {most}, or a list of {count}");
-            all.ok_or_else(|| Error::argument(name, expected, format!("{value:?}"), ""))
-        };
-        let heads = per_level("attention_head_dim", &self.attention_head_dim, 4096)?;
-        let resnets = per_level("layers_per_block", &self.layers_per_block, 64)?;
-        let transformers =
-            per_level("transformer_layers_per_block", &self.transformer_layers_per_block, 64)?;
+    }
+
+    fn check_counts(&self) -> Result<()> {
         for (name, value) in [
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
@@ -267,61 +292,45 @@ impl UNetConfig {
             ("time_cond_proj_dim", self.time_cond_proj_dim.unwrap_or(1)),
         ] {
             if !(1..=1 << 14).contains(&value) {
-                return Err(Error::argument(name, "a count of 1 and more", value, ""));
+                return Err(Error::argument(name, "a count of 1 or more", value));
             }
         }
-        let attends = |name: &str, types: &[String], i: usize, without: &str, with: &str| {
-            match types.get(i) {
-                _ if types.len() != count => {
-                    Err(Error::argument(name, format!("{count} of them"), types.len(), ""))
-                }
-                Some(t) if t == with => Ok(true),
-                Some(t) if t == without => Ok(false),
-                other => Err(Error::argument(
-                    name,
-                    format!("{with} or {without}"),
-                    format!("{other:?}"),
-                    "",
-                )),
+        Ok(())
+    }
+
+    /// The width of a level, which its groups and its heads must divide.
+    fn width(&self, level: usize, heads: i64) -> Result<i64> {
+        let (width, groups) = (self.block_out_channels[level], self.norm_num_groups);
+        if !(1..=1 << 14).contains(&width) || width % groups != 0 || width % heads != 0 {
+            let expected = format!("multiples of norm_num_groups {groups} and of {heads} heads");
+            return Err(Error::argument("block_out_channels", expected, width));
+        }
+        Ok(width)
+    }
+
+    fn attends_down(&self, level: usize) -> Result<bool> {
+        let (types, known) = (&self.down_block_types, ["DownBlock2D", "CrossAttnDownBlock2D"]);
+        self.attends("down_block_types", types, level, known)
+    }
+
+    /// The types of the way up are listed from the innermost level out.
+    fn attends_up(&self, level: usize) -> Result<bool> {
+        let (types, known) = (&self.up_block_types, ["UpBlock2D", "CrossAttnUpBlock2D"]);
+        self.attends("up_block_types", types, self.block_out_channels.len() - 1 - level, known)
+    }
+
+    fn attends(&self, name: &str, types: &[String], i: usize, known: [&str; 2]) -> Result<bool> {
+        let (count, [without, with]) = (self.block_out_channels.len(), known);
+        match types.get(i) {
+            _ if types.len() != count => {
+                Err(Error::argument(name, format!("{count} of them"), types.len()))
             }
-        };
-        (0..count)
-            .map(|i| {
-                let (width, heads) = (self.block_out_channels[i], heads[i]);
-                if !(1..=1 << 14).contains(&width)
-                    || width % self.norm_num_groups != 0
-                    || width % heads != 0
-                {
-                    let expected = format!(
-                        "multiples of norm_num_groups {} and of {heads} heads",
-                        self.norm_num_groups
-                    );
-                    return Err(Error::argument("block_out_channels", expected, width, ""));
-                }
-                let down = attends(
-                    "down_block_types",
-                    &self.down_block_types,
-                    i,
-                    "DownBlock2D",
-                    "CrossAttnDownBlock2D",
-                )?;
-                let up = attends(
-                    "up_block_types",
-                    &self.up_block_types,
-                    count - 1 - i,
-                    "UpBlock2D",
-                    "CrossAttnUpBlock2D",
-                )?;
-                Ok(Level {
-                    width,
-                    resnets: resnets[i],
-                    heads,
-                    transformers: transformers[i],
-                    attends: (down, up),
-                    only_cross: only_cross[i],
-                })
-            })
-            .collect()
+            Some(t) if t == with => Ok(true),
+            Some(t) if t == without => Ok(false),
+            other => {
+                Err(Error::argument(name, format!("{with} or {without}"), format!("{other:?}")))
+            }
+        }
     }
 }
 
@@ -329,7 +338,7 @@ impl UNetConfig {
 mod tests {
     use super::*;
 
-    /// As published, with what is not said written as null.
+    /// As published, with unset options written as null.
     const SDXL: &str = r#"{
         "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280], "layers_per_block": 2,
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -351,7 +360,8 @@ mod tests {
         let of = |of: fn(&Level) -> i64| levels.iter().map(of).collect::<Vec<_>>();
         assert_eq!(of(|level| level.width / level.heads), [64; 3]);
         assert_eq!(of(|level| level.transformers), [1, 2, 10]);
-        assert!(!levels[0].attends.0 && !levels[0].attends.1 && levels[2].attends == (true, true));
+        let attends = |i: usize| (levels[i].attends_down, levels[i].attends_up);
+        assert_eq!((attends(0), attends(2)), ((false, false), (true, true)));
         assert_eq!(sdxl.text_time()?.map(|wide| (wide.pooled, wide.each_size)), Some((1280, 256)));
         let upscaler = read(
             &SDXL

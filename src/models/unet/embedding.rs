@@ -1,11 +1,11 @@
-//! What is known beside the picture, as one vector: the timestep, and what some families add to it.
+//! The embedding of the timestep, and of the conditions that some families add to it.
 
 use tch::{Kind, Tensor};
 
 use super::conditions::Conditions;
 use super::config::{SIZES, TextTime, UNetConfig};
 use crate::models::layers::Linear;
-use crate::weights::{Init, Params};
+use crate::models::params::{Init, Params};
 use crate::{Error, Result};
 
 /// The sinusoidal embedding of timesteps.
@@ -43,13 +43,13 @@ pub fn guidance_embedding(guidance_scales: &[f64], width: i64) -> Tensor {
     timestep_embedding(&Tensor::from_slice(&w), width, false, 1.)
 }
 
-/// Two linear layers with a silu between.
-struct Projection {
+/// Two linear layers with a SiLU between them.
+struct EmbeddingMlp {
     linear_1: Linear,
     linear_2: Linear,
 }
 
-impl Projection {
+impl EmbeddingMlp {
     fn new(params: &Params, inputs: i64, outputs: i64) -> Self {
         Self {
             linear_1: Linear::new(&(params / "linear_1"), inputs, outputs),
@@ -68,12 +68,12 @@ pub(super) struct Embedding {
     width: i64,
     flip_sin_to_cos: bool,
     shift: f64,
-    time: Projection,
+    time: EmbeddingMlp,
     /// Of the guidance scale, with the width of its embedding.
     guidance: Option<(i64, Linear)>,
     /// [labels, width]
     classes: Option<Tensor>,
-    text_time: Option<(TextTime, Projection)>,
+    text_time: Option<(TextTime, EmbeddingMlp)>,
 }
 
 impl Embedding {
@@ -85,7 +85,7 @@ impl Embedding {
             width: inputs,
             flip_sin_to_cos: config.flip_sin_to_cos,
             shift: config.freq_shift,
-            time: Projection::new(&time, inputs, outputs),
+            time: EmbeddingMlp::new(&time, inputs, outputs),
             guidance: config
                 .time_cond_proj_dim
                 .map(|width| (width, Linear::no_bias(&(&time / "cond_proj"), width, inputs))),
@@ -95,7 +95,7 @@ impl Embedding {
             }),
             text_time: text_time.map(|wide| {
                 let inputs = wide.pooled + SIZES * wide.each_size;
-                (wide, Projection::new(&(params / "add_embedding"), inputs, outputs))
+                (wide, EmbeddingMlp::new(&(params / "add_embedding"), inputs, outputs))
             }),
         }
     }
@@ -124,11 +124,11 @@ impl Embedding {
                 }
                 (None, Some(shape)) => {
                     let todo = "this U-Net needs it among its conditions";
-                    return Err(Error::argument(name, format!("{shape:?}"), "none", todo));
+                    return Err(Error::argument(name, format!("{shape:?}"), "none").hint(todo));
                 }
                 (Some(given), None) => {
                     let (got, todo) = (format!("{:?}", given.size()), "this U-Net does not use it");
-                    return Err(Error::argument(name, "none", got, todo));
+                    return Err(Error::argument(name, "none", got).hint(todo));
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Embedding {
             let count = classes.size()[0];
             if low < 0 || high >= count {
                 let got = if low < 0 { low } else { high };
-                return Err(Error::argument("class_labels", format!("0..{count}"), got, ""));
+                return Err(Error::argument("class_labels", format!("0..{count}"), got));
             }
         }
         Ok(())

@@ -1,0 +1,41 @@
+//! The scenes that are trained on.
+
+use diffuscope::scenes::{Scenes, Split, Truth};
+use diffuscope::{Error, Result};
+use tch::Tensor;
+
+use super::args::TrainArgs;
+use crate::terminal::bar;
+
+/// Pictures, with their captions and truths. None of them shows a held-out combination.
+pub struct TrainingScenes {
+    /// u8 [N, 3, size, size]
+    pub pictures: Tensor,
+    pub captions: Vec<String>,
+    pub truths: Vec<Truth>,
+}
+
+impl TrainingScenes {
+    pub fn compose(args: &TrainArgs) -> Result<Self> {
+        let &TrainArgs { scenes: count, size, seed, .. } = args;
+        if count == 0 {
+            return Err(Error::argument("--scenes", "1 or more", 0));
+        }
+        let scenes = Scenes::new(size)?;
+        let bar = bar(count as u64, "composing scenes {bar:30} {pos}/{len} {eta}");
+        let mut pixels = Vec::with_capacity(count * size * size * 3);
+        let (mut captions, mut truths) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for i in 0..count {
+            let seed = (seed as u64).wrapping_mul(1 << 32).wrapping_add(i as u64);
+            let scene = scenes.scene(seed, Split::Train)?;
+            pixels.extend_from_slice(&scene.picture.pixels);
+            captions.push(scene.caption);
+            truths.push(scene.truth);
+            bar.inc(1);
+        }
+        bar.finish();
+        let (n, side) = (count as i64, size as i64);
+        let pictures = Tensor::from_slice(&pixels).view([n, side, side, 3]).permute([0, 3, 1, 2]);
+        Ok(Self { pictures: pictures.contiguous(), captions, truths })
+    }
+}

@@ -1,0 +1,157 @@
+//! An opened checkpoint: what it is and holds, and how its networks are built.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tch::{Device, Kind};
+
+use super::{Family, PredictionType, StoredNetwork};
+use crate::models::clip::Tokenizer;
+use crate::models::params::Params;
+use crate::{Error, Result};
+
+/// Whose names a checkpoint's tensors have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyStyle {
+    /// diffusers' and transformers'.
+    Diffusers,
+    /// CompVis's latent-diffusion's, which Stability's files have too.
+    Ldm,
+}
+
+impl fmt::Display for KeyStyle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Diffusers => "diffusers",
+            Self::Ldm => "CompVis/LDM",
+        })
+    }
+}
+
+/// A diffusers folder, one component of it, or a single file, of which only headers and configurations have been read.
+pub struct Checkpoint {
+    /// The folder or file.
+    pub path: PathBuf,
+    /// What it is.
+    pub family: Family,
+    /// The evidence for its family.
+    pub evidence: Vec<String>,
+    /// Whose names its tensors have.
+    pub key_style: KeyStyle,
+    /// What its U-Net predicts.
+    pub prediction: PredictionType,
+    /// Its networks, by their names in a diffusers folder: `unet`, `vae`, `text_encoder`, `text_encoder_2`.
+    pub networks: BTreeMap<String, StoredNetwork>,
+    /// The configurations of `scheduler` and of the upscaler's `low_res_scheduler`, with the files they come from.
+    pub schedulers: BTreeMap<String, (Value, PathBuf)>,
+    /// What is known but not needed, by the reason.
+    pub leftovers: BTreeMap<String, Vec<String>>,
+    /// The keys of tensors that belong to no known network.
+    pub unknown: Vec<String>,
+    /// `model_index.json`; for a single file, what the published folder of its family says.
+    pub(super) model_index: Value,
+    /// The folder that has the tokenizers; `None`: the embedded one.
+    pub(super) tokenizers: Option<PathBuf>,
+}
+
+impl Checkpoint {
+    /// What was assumed or left out, as sentences for the user.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let is_sd2 = matches!(self.family, Family::Sd2Base | Family::Sd2V);
+        let samples = self.schedulers.contains_key("scheduler");
+        if samples && !self.prediction.known && self.key_style == KeyStyle::Ldm && is_sd2 {
+            let name = serde_json::to_value(self.prediction.prediction).unwrap_or_default();
+            notes.push(format!(
+                "the file does not say what its U-Net predicts: {} was assumed, {}; if the pictures are noise, state \
+                 the other type",
+                name.as_str().unwrap_or("?"),
+                self.prediction.reason
+            ));
+        }
+        if !self.unknown.is_empty() {
+            let first: Vec<&str> = self.unknown.iter().take(3).map(String::as_str).collect();
+            let count = self.unknown.len();
+            notes.push(format!("{count} tensors belong to no network: {} ...", first.join(", ")));
+        }
+        notes
+    }
+
+    /// `model_index.json` as a value of type `T`.
+    ///
+    /// # Errors
+    /// A value of another type.
+    pub(crate) fn model_index<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.model_index.clone())
+            .map_err(|e| Error::config(self.path.join("model_index.json"), e))
+    }
+
+    /// One network.
+    ///
+    /// # Errors
+    /// A checkpoint without it.
+    pub fn network(&self, name: &str) -> Result<&StoredNetwork> {
+        self.networks.get(name).ok_or_else(|| {
+            let message = format!("holds no {name}; it is {}", self.family);
+            Error::weights(&self.path, message)
+        })
+    }
+
+    /// The configuration of a network.
+    ///
+    /// # Errors
+    /// A checkpoint without the network; a key that is missing or has a value of another type.
+    pub fn config<C: DeserializeOwned>(&self, name: &str) -> Result<C> {
+        self.network(name)?.config()
+    }
+
+    /// The tensors of a network, each converted to `kind` and moved to `device` when it is asked for.
+    ///
+    /// # Errors
+    /// A checkpoint without the network; a file whose bytes do not match its checksum.
+    pub fn params(&self, name: &str, kind: Kind, device: Device) -> Result<Params> {
+        Params::of(self.network(name)?.weights.clone(), kind, device)
+    }
+
+    /// The network that `new` builds from its tensors and its configuration.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::params`] and [`Checkpoint::config`], and what `new` refuses.
+    pub fn build<C: DeserializeOwned, N>(
+        &self,
+        name: &str,
+        kind: Kind,
+        device: Device,
+        new: impl FnOnce(&Params, &C) -> Result<N>,
+    ) -> Result<N> {
+        self.network(name)?.build(&self.params(name, kind, device)?, new)
+    }
+
+    fn tokenizer_folder(&self, name: &str) -> Option<PathBuf> {
+        self.tokenizers.as_ref().map(|folder| folder.join(name)).filter(|folder| folder.is_dir())
+    }
+
+    /// Whether there is a tokenizer of this name: in a folder, or the embedded one for a single file.
+    pub(crate) fn has_tokenizer(&self, name: &str) -> bool {
+        self.tokenizer_folder(name).is_some() || !self.path.is_dir()
+    }
+
+    /// The tokenizer in the folder, or the embedded one with the padding of the text encoder that it is for.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn tokenizer(&self, name: &str) -> Result<Tokenizer> {
+        if let Some(folder) = self.tokenizer_folder(name) {
+            return Tokenizer::open(folder);
+        }
+        if let Some(folder) = self.tokenizers.as_ref().filter(|_| self.path.is_dir()) {
+            return Tokenizer::open(folder.join(name));
+        }
+        let encoder = name.replace("tokenizer", "text_encoder");
+        let act = self.network(&encoder)?.config.get("hidden_act").and_then(Value::as_str);
+        Tokenizer::clip(if act == Some("quick_gelu") { "<|endoftext|>" } else { "!" })
+    }
+}

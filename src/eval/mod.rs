@@ -1,0 +1,12 @@
+//! How good a model's pictures are: a judge answers questions about them, and its answers and features are
+//! compared with the truth.
+
+#[cfg(feature = "scenes")]
+pub mod accuracy;
+mod curves;
+pub mod distances;
+#[cfg(feature = "scenes")]
+pub mod questions;
+pub mod scores;
+
+pub use curves::score_curves;

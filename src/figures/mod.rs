@@ -1,0 +1,22 @@
+//! The figures that the chapters and the command line draw: what they measure is in [`crate::measure`], how they look in
+//! [`crate::plot`].
+//!
+//! | Ask for | and see |
+//! |---|---|
+//! | [`schedule_figure`] | betas, alphas_cumprod and SNR of schedules |
+//! | [`moments_figure`], [`noise_strip`] | what noise makes of a picture |
+//! | [`guidance_geometry`] | how long the two noise predictions are, and the angle between them |
+//! | [`trace_figure`], [`trace_latents`] | a generation over its steps, as pictures and as latents |
+//! | [`loss_curve`] | a training |
+
+mod forward;
+mod guidance;
+mod loss;
+mod schedule;
+mod trace;
+
+pub use forward::{moments_figure, noise_strip};
+pub use guidance::guidance_geometry;
+pub use loss::loss_curve;
+pub use schedule::schedule_figure;
+pub use trace::{trace_figure, trace_latents};

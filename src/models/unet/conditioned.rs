@@ -1,0 +1,40 @@
+//! The U-Net as a [`Denoiser`], alone and with fixed conditions.
+
+use tch::Tensor;
+
+use super::conditions::Conditions;
+use super::network::UNet;
+use crate::denoiser::Denoiser;
+use crate::timesteps::Timesteps;
+use crate::{Error, Result};
+
+impl Denoiser for UNet {
+    fn predict(&self, x_t: &Tensor, t: &Timesteps, context: Option<&Tensor>) -> Result<Tensor> {
+        let todo = "encode a prompt, the empty one for no condition";
+        let context = context
+            .ok_or_else(|| Error::argument("context", "[B, tokens, width]", "none").hint(todo))?;
+        self.forward(x_t, t, context)
+    }
+}
+
+/// A U-Net with its conditions, the same at every step.
+///
+/// A context given by the sampler replaces that of the conditions. Conditions with fewer rows than the
+/// sample are repeated, so that [B, ...] serves both halves [uncond, cond] of a guided prediction.
+pub struct Conditioned<'a> {
+    /// The network.
+    pub unet: &'a UNet,
+    /// Its conditions.
+    pub conditions: Conditions,
+}
+
+impl Denoiser for Conditioned<'_> {
+    fn predict(&self, x_t: &Tensor, t: &Timesteps, context: Option<&Tensor>) -> Result<Tensor> {
+        let mut conditions = Conditions::from(&self.conditions);
+        if let Some(context) = context {
+            conditions.context = context.shallow_clone();
+        }
+        let batch = x_t.size().first().copied().unwrap_or(1);
+        self.unet.forward(x_t, t, conditions.for_batch(batch)?)
+    }
+}

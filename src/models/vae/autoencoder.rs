@@ -1,0 +1,167 @@
+//! The autoencoder: pictures to latents and back.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::config::VaeConfig;
+use super::decoder::Decoder;
+use super::encoder::Encoder;
+use super::posterior::Posterior;
+use super::tiling::Tiling;
+use crate::models::layers::{Conv2d, carried_kind};
+use crate::models::params::{Params, channels_last};
+use crate::tensor_file::{read_config, weight_files};
+use crate::{Error, Result};
+
+/// Stable Diffusion's autoencoder.
+pub struct Vae {
+    config: VaeConfig,
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    kind: Kind,
+}
+
+impl Vae {
+    /// Builds the autoencoder from its configuration and weights.
+    ///
+    /// # Errors
+    /// A configuration that cannot be built, or weights that do not fit it.
+    pub fn new(params: &Params, config: &VaeConfig) -> Result<Self> {
+        config.check()?;
+        let latent = config.latent_channels;
+        let vae = Self {
+            encoder: Encoder::new(&(params / "encoder"), config),
+            decoder: Decoder::new(&(params / "decoder"), config),
+            quant_conv: config
+                .use_quant_conv
+                .then(|| Conv2d::new(&(params / "quant_conv"), 2 * latent, 2 * latent, 1)),
+            post_quant_conv: config
+                .use_post_quant_conv
+                .then(|| Conv2d::new(&(params / "post_quant_conv"), latent, latent, 1)),
+            config: config.clone(),
+            kind: params.kind(),
+        };
+        params.finish()?;
+        Ok(vae)
+    }
+
+    /// Opens the folder `vae/`. An autoencoder that overflows in f16 (`force_upcast`) is opened in f32 when
+    /// f16 is asked for: see [`Vae::kind`].
+    ///
+    /// # Errors
+    /// As [`Vae::new`], and files that cannot be read.
+    pub fn open(folder: impl AsRef<Path>, kind: Kind, device: Device) -> Result<Self> {
+        let path = folder.as_ref().join("config.json");
+        let config: VaeConfig = read_config(&path)?;
+        let params = Params::open(&weight_files(&folder)?, config.kind(kind), device)?;
+        Self::new(&params, &config).map_err(|e| e.in_config(&path))
+    }
+
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// The dtype of its weights, and of its products where the device has instructions for it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The distribution of a picture's unscaled latents.
+    ///
+    /// # Shapes
+    /// `image` [B, 3, H, W] in [-1, 1]; the posterior's tensors are [B, latent_channels, H/f, W/f].
+    /// # Errors
+    /// Another number of channels; sides that are not multiples of the factor f.
+    pub fn posterior(&self, image: &Tensor) -> Result<Posterior> {
+        self.posterior_tiled(image, None)
+    }
+
+    /// The same, tile by tile if the picture is larger than one tile.
+    ///
+    /// # Errors
+    /// As [`Vae::posterior`]; an overlap that is not smaller than the tile.
+    pub fn posterior_tiled(&self, image: &Tensor, tiling: Option<Tiling>) -> Result<Posterior> {
+        let (size, channels, f) = (image.size(), self.config.in_channels, self.config.factor());
+        if size.len() != 4
+            || size[1] != channels
+            || size[2] < f
+            || size[3] < f
+            || size[2] % f != 0
+            || size[3] % f != 0
+        {
+            let expected = format!("[B, {channels}, H, W] with H and W multiples of {f}");
+            return Err(Error::shape("image", expected, &size));
+        }
+        let image = channels_last(&self.carried(image));
+        let network = |x: &Tensor| {
+            let h = self.encoder.forward(x);
+            self.quant_conv.as_ref().map_or(h.shallow_clone(), |conv| conv.forward(&h))
+        };
+        let moments = match tiling {
+            Some(tiling) => tiling.check()?.run(&image, f, 1, network),
+            None => network(&image),
+        };
+        let latent = self.config.latent_channels;
+        let mean = moments.narrow(1, 0, latent);
+        let logvar = moments.narrow(1, latent, latent).clamp(-30., 20.);
+        Ok(Posterior { mean, logvar })
+    }
+
+    /// Moves a tensor to the network's device and to the dtype that it keeps between its layers.
+    fn carried(&self, x: &Tensor) -> Tensor {
+        let weight = self.decoder.weight();
+        x.to_device(weight.device()).to_kind(carried_kind(weight, true))
+    }
+
+    /// Scales the posterior's latents to those that the U-Net works on:
+    /// `latents = (z - shift_factor) scaling_factor`, Rombach et al. 2022, appendix G.
+    pub fn scale(&self, z: &Tensor) -> Tensor {
+        (z - self.config.shift_factor.unwrap_or(0.)) * self.config.scaling_factor
+    }
+
+    /// The mean of a picture's scaled latents.
+    ///
+    /// # Shapes
+    /// `image` [B, 3, H, W] in [-1, 1]; returns [B, latent_channels, H/f, W/f].
+    /// # Errors
+    /// As [`Vae::posterior`].
+    pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
+        Ok(self.scale(&self.posterior(image)?.mean))
+    }
+
+    /// The picture of scaled latents: `D(latents / scaling_factor + shift_factor)`.
+    ///
+    /// # Shapes
+    /// `latents` [B, latent_channels, h, w]; returns [B, 3, h f, w f], about [-1, 1], in f32.
+    /// # Errors
+    /// Another number of channels; a side of length 0.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_tiled(latents, None)
+    }
+
+    /// The same, tile by tile if the picture is larger than one tile.
+    ///
+    /// # Errors
+    /// As [`Vae::decode`]; an overlap that is not smaller than the tile.
+    pub fn decode_tiled(&self, latents: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
+        let (size, channels) = (latents.size(), self.config.latent_channels);
+        if size.len() != 4 || size[1] != channels || size.contains(&0) {
+            return Err(Error::shape("latents", format!("[B, {channels}, h, w]"), &size));
+        }
+        let z = self.carried(latents) / self.config.scaling_factor
+            + self.config.shift_factor.unwrap_or(0.);
+        let network = |z: &Tensor| {
+            let z = self.post_quant_conv.as_ref().map_or(z.shallow_clone(), |conv| conv.forward(z));
+            self.decoder.forward(&z).to_kind(Kind::Float)
+        };
+        let z = channels_last(&z);
+        Ok(match tiling {
+            Some(tiling) => tiling.check()?.run(&z, 1, self.config.factor(), network),
+            None => network(&z),
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! `vae/config.json`: what an autoencoder is built from.
+
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+use crate::{Error, Result};
+
+/// `vae/config.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are diffusers' own")]
+pub struct VaeConfig {
+    pub in_channels: i64,
+    pub out_channels: i64,
+    pub latent_channels: i64,
+    pub block_out_channels: Vec<i64>,
+    pub down_block_types: Vec<String>,
+    pub up_block_types: Vec<String>,
+    pub layers_per_block: i64,
+    pub norm_num_groups: i64,
+    #[serde(default = "silu")]
+    pub act_fn: String,
+    #[serde(default = "sample_size")]
+    pub sample_size: i64,
+    #[serde(default = "scaling_factor")]
+    pub scaling_factor: f64,
+    #[serde(default)]
+    pub shift_factor: Option<f64>,
+    #[serde(default = "yes")]
+    pub use_quant_conv: bool,
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
+    #[serde(default = "yes")]
+    pub mid_block_add_attention: bool,
+    /// The activations overflow in f16 (SDXL): f32 is used instead, see [`VaeConfig::kind`].
+    #[serde(default)]
+    pub force_upcast: bool,
+    /// The mean that some later models subtract from the latents: not supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents_mean: Option<Vec<f64>>,
+}
+
+fn silu() -> String {
+    "silu".into()
+}
+
+fn sample_size() -> i64 {
+    32
+}
+
+/// diffusers' default: checkpoints without the factor are Stable Diffusion 1.x's.
+fn scaling_factor() -> f64 {
+    0.18215
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl VaeConfig {
+    /// Pixels per latent cell along one side: 8 for Stable Diffusion.
+    pub fn factor(&self) -> i64 {
+        1 << (self.block_out_channels.len().saturating_sub(1))
+    }
+
+    /// The dtype to compute in when `kind` is asked for: f32 instead of f16 if that overflows (`force_upcast`).
+    pub fn kind(&self, kind: Kind) -> Kind {
+        if kind == Kind::Half && self.force_upcast { Kind::Float } else { kind }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let levels = self.block_out_channels.len();
+        if levels == 0 || levels > 8 {
+            return Err(Error::argument("block_out_channels", "1 to 8 levels", levels));
+        }
+        let counts = [
+            ("in_channels", self.in_channels, 1 << 14),
+            ("out_channels", self.out_channels, 1 << 14),
+            ("latent_channels", self.latent_channels, 1 << 14),
+            ("layers_per_block", self.layers_per_block, 64),
+            ("norm_num_groups", self.norm_num_groups, 1 << 14),
+        ];
+        for (name, value, most) in counts {
+            if !(1..=most).contains(&value) {
+                return Err(Error::argument(name, format!("a count from 1 to {most}"), value));
+            }
+        }
+        for &width in &self.block_out_channels {
+            if !(1..=1 << 14).contains(&width) || width % self.norm_num_groups != 0 {
+                let expected = format!("multiples of norm_num_groups {}", self.norm_num_groups);
+                return Err(Error::argument("block_out_channels", expected, width));
+            }
+        }
+        let only = |name: &str, types: &[String], known: &str| match types
+            .iter()
+            .find(|t| t.as_str() != known)
+        {
+            None if types.len() == levels => Ok(()),
+            None => Err(Error::argument(name, format!("{levels} of them"), types.len())),
+            Some(other) => Err(Error::argument(name, known, other)),
+        };
+        only("down_block_types", &self.down_block_types, "DownEncoderBlock2D")?;
+        only("up_block_types", &self.up_block_types, "UpDecoderBlock2D")?;
+        if !matches!(self.act_fn.as_str(), "silu" | "swish") {
+            return Err(Error::argument("act_fn", "silu", &self.act_fn));
+        }
+        if let Some(mean) = &self.latents_mean {
+            let todo = "this autoencoder is of another family";
+            return Err(Error::argument("latents_mean", "null", format!("{mean:?}")).hint(todo));
+        }
+        if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.) {
+            return Err(Error::argument("scaling_factor", "above 0", self.scaling_factor));
+        }
+        Ok(())
+    }
+}

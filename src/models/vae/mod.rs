@@ -1,0 +1,14 @@
+//! The autoencoder: pictures to latents and back.
+
+mod autoencoder;
+mod blocks;
+mod config;
+mod decoder;
+mod encoder;
+mod posterior;
+mod tiling;
+
+pub use autoencoder::Vae;
+pub use config::VaeConfig;
+pub use posterior::Posterior;
+pub use tiling::Tiling;

@@ -1,0 +1,76 @@
+//! The walk: from a request to pictures, in one call or stage by stage.
+
+use std::ops::ControlFlow;
+
+use super::plan::plan;
+use super::prepare::prepare;
+use super::{Generation, Prepared, Request, StableDiffusion, Trace};
+use crate::Result;
+use crate::sampler::{Plan, SamplingStep};
+
+impl StableDiffusion {
+    /// Prompts to pictures.
+    ///
+    /// # Errors
+    /// A request that cannot be met.
+    pub fn generate(&self, request: &Request) -> Result<Generation> {
+        self.generate_with(request, |_| ControlFlow::Continue(()))
+    }
+
+    /// Prompts to pictures; `each` is called with every step and may break: the run then stops and gives what there is.
+    ///
+    /// # Errors
+    /// A request that cannot be met.
+    pub fn generate_with(
+        &self,
+        request: &Request,
+        each: impl FnMut(SamplingStep) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        self.run(&self.prepare(request)?, each)
+    }
+
+    /// Prompts to pictures, with everything that happened on the way.
+    ///
+    /// # Errors
+    /// A request that cannot be met.
+    pub fn trace(&self, request: &Request) -> Result<Trace> {
+        let mut steps = Vec::new();
+        let generation = self.generate_with(request, |step| {
+            steps.push(step);
+            ControlFlow::Continue(())
+        })?;
+        Trace::new(&steps, generation)
+    }
+
+    /// Part of the way from one request's pictures to another's: from noise to noise on the sphere, from text to text
+    /// on a line. All else is as in `from`.
+    ///
+    /// # Errors
+    /// Requests that cannot be met, or of different numbers or sizes of pictures.
+    pub fn generate_between(
+        &self,
+        from: &Request,
+        to: &Request,
+        weight: f64,
+    ) -> Result<Generation> {
+        let prepared = self.prepare(from)?.towards(&self.prepare(to)?, weight)?;
+        self.run(&prepared, |_| ControlFlow::Continue(()))
+    }
+
+    /// The reverse steps of a request.
+    ///
+    /// # Errors
+    /// Steps that the schedule cannot give.
+    pub fn plan(&self, request: &Request) -> Result<Plan> {
+        plan(self, request)
+    }
+
+    /// Everything that is known of a request before its first step.
+    ///
+    /// # Errors
+    /// A request that cannot be met: it lacks what the family needs, holds what it cannot use, or its parts do not fit
+    /// each other.
+    pub fn prepare(&self, request: &Request) -> Result<Prepared<'_>> {
+        prepare(self, request)
+    }
+}

@@ -1,0 +1,207 @@
+//! Everything that is known of a request before its first step, as values.
+
+use tch::Tensor;
+
+use super::conditions::{conditions, mask_cells};
+use super::drawn_noise::{DrawnNoise, draw_noise};
+use super::plan::plan;
+use super::size::latent_shape;
+use super::text::texts;
+use super::{ExtraChannels, KnownRegion, Request, StableDiffusion};
+use crate::check::same_shape;
+use crate::denoiser::Denoiser;
+use crate::guidance::{Guidance, guide};
+use crate::models::unet::Conditioned;
+use crate::noise::slerp;
+use crate::sampler::{Plan, Sampling};
+use crate::timesteps::Timesteps;
+use crate::{Error, Result};
+
+/// Everything that is known before the first step.
+pub struct Prepared<'a> {
+    /// The U-Net with its inputs other than the sample, the timestep and the texts.
+    pub denoiser: Conditioned<'a>,
+    /// The steps.
+    pub plan: Plan,
+    /// The first sample, on the networks' device.
+    pub x_t: Tensor,
+    /// One a model evaluation, where the sampler adds noise.
+    pub noises: Vec<Tensor>,
+    /// The contexts without the prompts and with them; `None` for a network that is told the guidance scale and runs
+    /// once.
+    pub contexts: Option<(Tensor, Tensor)>,
+    /// Where prompts change over the steps: the evaluation from which on other contexts hold, in order.
+    pub later_contexts: Vec<(usize, (Tensor, Tensor))>,
+    /// How two predictions become one.
+    pub guidance: Guidance,
+    /// The part of the picture that stays, where a model that was not made for inpainting redraws the rest.
+    pub known_region: Option<KnownRegion>,
+}
+
+/// Everything that is known of a request before its first step.
+pub(super) fn prepare<'a>(model: &'a StableDiffusion, request: &Request) -> Result<Prepared<'a>> {
+    check(model, request)?;
+    let plan = plan(model, request)?;
+    let texts = texts(model, request, &plan)?;
+    let shape = latent_shape(model, request)?;
+    let noise = draw_noise(model, request, &plan, &shape)?;
+    let x_0 = init_latents(model, request, &noise)?;
+    let x_t = first_sample(request, &plan, x_0.as_ref(), &noise)?;
+    let conditions = conditions(model, request, &texts, &shape, &noise)?;
+    // A distilled network is told the scale, and there is nothing to guide.
+    let guided = model.unet.config().time_cond_proj_dim.is_none();
+    let DrawnNoise { start, steps: noises, .. } = noise;
+    Ok(Prepared {
+        known_region: known_region(model, request, x_0, start, &shape),
+        denoiser: Conditioned { unet: &model.unet, conditions },
+        plan,
+        x_t: x_t.to_device(model.device),
+        noises,
+        contexts: guided.then_some((texts.uncond.context, texts.cond.context)),
+        later_contexts: texts.later,
+        guidance: if guided { request.guidance.clone() } else { 1.0.into() },
+    })
+}
+
+/// Refuses a request that lacks what the family needs, or holds what it cannot use.
+fn check(model: &StableDiffusion, request: &Request) -> Result<()> {
+    let (extra, config) = (model.extra_channels(), model.unet.config());
+    let needs = |what: &str, got: bool, needed: bool| match (got, needed) {
+        (false, true) => {
+            Err(Error::argument(what, "a picture", "none").hint("this model draws from one"))
+        }
+        (true, false) => {
+            Err(Error::argument(what, "none", "one").hint("this model does not use it"))
+        }
+        _ => Ok(()),
+    };
+    needs("depth", request.depth.is_some(), extra == Some(ExtraChannels::DepthMap))?;
+    needs("low_res", request.low_res.is_some(), extra == Some(ExtraChannels::LowResImage))?;
+    if extra == Some(ExtraChannels::MaskedImage) {
+        needs("init, the picture under the mask,", request.init.is_some(), true)?;
+        needs("mask", request.init.as_ref().is_some_and(|init| init.mask.is_some()), true)?;
+    }
+    if config.time_cond_proj_dim.is_some() {
+        let distilled = "a distilled model has no prediction without the prompt";
+        if !request.negative_prompt.is_empty() {
+            return Err(Error::argument("negative_prompt", "none", "one").hint(distilled));
+        }
+        if request.guidance != request.guidance.scale.into() {
+            return Err(Error::argument("guidance", "one scale", "more than that").hint(distilled));
+        }
+    }
+    let sizes = request.sdxl.as_ref().is_some_and(|sdxl| sdxl.sizes.is_some());
+    if sizes && config.addition_embed_type.is_none() {
+        return Err(
+            Error::argument("sizes", "none", "some").hint("this model is not told of sizes")
+        );
+    }
+    let count = request.prompts.len();
+    if !request.seeds.is_empty() && request.seeds.len() != count {
+        let expected = format!("{count}, one a prompt");
+        return Err(Error::argument("seeds", expected, request.seeds.len()));
+    }
+    if request.variation.is_some() && request.initial_latents.is_some() {
+        return Err(Error::argument("variation", "none beside initial latents", "one")
+            .hint("it turns the noise of seeds"));
+    }
+    Ok(())
+}
+
+/// The latents of the picture to start from, one row a prompt.
+fn init_latents(
+    model: &StableDiffusion,
+    request: &Request,
+    noise: &DrawnNoise,
+) -> Result<Option<Tensor>> {
+    let Some(init) = &request.init else { return Ok(None) };
+    let image = init.image.f_expand([request.prompts.len() as i64, -1, -1, -1], false)?;
+    model.encode(&image, noise.posterior.as_ref()).map(Some)
+}
+
+/// Where the steps start: noise, or a picture noised as far as the plan's first step.
+fn first_sample(
+    request: &Request,
+    plan: &Plan,
+    x_0: Option<&Tensor>,
+    noise: &DrawnNoise,
+) -> Result<Tensor> {
+    // With all of it redrawn, nothing of what the mask covers may shine through.
+    let anew = request.init.as_ref().is_some_and(|init| init.mask.is_some() && init.strength == 1.);
+    match x_0 {
+        Some(x_0) if !anew => plan.noised(0, x_0, &noise.start),
+        _ => Ok(plan.start(&noise.start)),
+    }
+}
+
+/// What has to be put back after every step: nothing for a model that was made for inpainting.
+fn known_region(
+    model: &StableDiffusion,
+    request: &Request,
+    x_0: Option<Tensor>,
+    noise: Tensor,
+    shape: &[i64],
+) -> Option<KnownRegion> {
+    let mask = request.init.as_ref()?.mask.as_ref()?;
+    match model.extra_channels() {
+        Some(ExtraChannels::MaskedImage) => None,
+        _ => Some(KnownRegion { mask: mask_cells(mask, shape), x_0: x_0?, noise }),
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// The reverse process, one owned record a step.
+    ///
+    /// # Errors
+    /// As [`Sampling::new`].
+    pub fn sampling(&self) -> Result<Sampling<'_, Conditioned<'a>>> {
+        let contexts = self.contexts.as_ref().map(|(uncond, cond)| (uncond, cond));
+        let noises = self.noises.iter().map(Tensor::shallow_clone).collect();
+        let (plan, x_t) = (self.plan.clone(), self.x_t.shallow_clone());
+        Sampling::new(&self.denoiser, plan, x_t, contexts, self.guidance.clone(), noises)
+    }
+
+    /// The contexts that begin to hold at evaluation `i`, where a prompt changes there.
+    pub(super) fn contexts_at(&self, i: usize) -> Option<(&Tensor, &Tensor)> {
+        let found = self.later_contexts.iter().find(|(from, _)| *from == i);
+        found.map(|(_, (uncond, cond))| (uncond, cond))
+    }
+
+    /// The network's output for `x_t` at the timestep `t`, guided by the plain rule; `x_t` is scaled as the network is
+    /// to see it.
+    ///
+    /// # Errors
+    /// Shapes that the model does not take.
+    pub fn predict(&self, x_t: &Tensor, t: impl Into<Timesteps>) -> Result<Tensor> {
+        let t = t.into();
+        let Some((uncond, cond)) = &self.contexts else {
+            return self.denoiser.predict(x_t, &t, None);
+        };
+        let context = Tensor::f_cat(&[uncond, cond], 0)?;
+        let both = self.denoiser.predict(&Tensor::f_cat(&[x_t, x_t], 0)?, &t, Some(&context))?;
+        let half = x_t.size()[0];
+        guide(&both.narrow(0, 0, half), &both.narrow(0, half, half), self.guidance.scale)
+    }
+
+    /// Part of the way from this start to `other`'s: on the sphere from noise to noise, on a line from text to text.
+    /// All else is this one's.
+    ///
+    /// # Errors
+    /// Starts of other shapes, or of one guided and one unguided model.
+    pub fn towards(mut self, other: &Self, weight: f64) -> Result<Self> {
+        let line = |a: &Tensor, b: &Tensor| {
+            same_shape("the other's text", b, a)?;
+            Ok::<_, Error>(a * (1. - weight) + b * weight)
+        };
+        self.x_t = slerp(&self.x_t, &other.x_t, weight)?;
+        let (mine, theirs) = (&mut self.denoiser.conditions, &other.denoiser.conditions);
+        mine.context = line(&mine.context, &theirs.context)?;
+        if let (Some(a), Some(b)) = (&mine.text_embeds, &theirs.text_embeds) {
+            mine.text_embeds = Some(line(a, b)?);
+        }
+        if let (Some(a), Some(b)) = (&self.contexts, &other.contexts) {
+            self.contexts = Some((line(&a.0, &b.0)?, line(&a.1, &b.1)?));
+        }
+        Ok(self)
+    }
+}

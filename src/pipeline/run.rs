@@ -1,0 +1,60 @@
+//! From a prepared start to pictures.
+
+use std::ops::ControlFlow;
+
+use tch::{Device, Tensor};
+
+use super::{Prepared, StableDiffusion};
+use crate::Result;
+use crate::sampler::SamplingStep;
+
+/// What a generation gives.
+#[derive(Debug)]
+pub struct Generation {
+    /// The final latents [B, 4, h, w], scaled as the U-Net knows them; of a run that was stopped, the latents at that
+    /// point.
+    pub latents: Tensor,
+    /// The pictures [B, 3, H, W], about [-1, 1], in f32 on the CPU; of a run that was stopped, the pictures predicted at
+    /// that point.
+    pub image: Tensor,
+    /// Whether all steps were taken.
+    pub finished: bool,
+}
+
+impl StableDiffusion {
+    /// Takes the steps from a start to pictures. `each` is called with every step and may break: the run then stops and
+    /// gives what there is.
+    ///
+    /// # Errors
+    /// A step that fails; latents that are not finite.
+    pub fn run(
+        &self,
+        prepared: &Prepared<'_>,
+        mut each: impl FnMut(SamplingStep) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let (latents, predicted) = self.using(&["unet"], || {
+            let mut sampling = prepared.sampling()?;
+            for i in 0.. {
+                if let Some((uncond, cond)) = prepared.contexts_at(i) {
+                    sampling.set_contexts(uncond, cond)?;
+                }
+                let Some(step) = sampling.next() else { break };
+                let mut step = step?;
+                if let Some(known) = &prepared.known_region {
+                    let restored = known.restore(&prepared.plan, step.i + 1, &step.prev_sample)?;
+                    step.prev_sample = restored.shallow_clone();
+                    sampling.set_sample(restored);
+                }
+                let more = step.i + 1 < prepared.plan.steps.len();
+                let x_0 = step.x_0.shallow_clone();
+                if each(step).is_break() && more {
+                    return Ok((sampling.into_sample(), Some(x_0)));
+                }
+            }
+            Ok((sampling.into_sample(), None))
+        })?;
+        let finished = predicted.is_none();
+        let image = self.decode(predicted.as_ref().unwrap_or(&latents))?;
+        Ok(Generation { latents: latents.to_device(Device::Cpu), image, finished })
+    }
+}

@@ -1,0 +1,93 @@
+//! How large a picture is, and whether it fits into memory.
+
+use tch::Tensor;
+
+use super::{Request, StableDiffusion};
+use crate::{Error, Result};
+
+impl StableDiffusion {
+    /// A width and height in pixels that the model can draw: the ones given, or else the ones that it was trained on.
+    ///
+    /// # Errors
+    /// A size that the VAE's factor does not divide, or outside the factor to 8192.
+    pub fn size(&self, width: Option<i64>, height: Option<i64>) -> Result<(i64, i64)> {
+        let factor = self.vae.config().factor();
+        let trained = self.unet.config().sample_size.map(|cells| cells * factor);
+        let side = |what: &str, asked: Option<i64>| {
+            let expected = format!("a multiple of {factor} from {factor} to 8192");
+            let Some(pixels) = asked.or(trained) else {
+                return Err(Error::argument(what, expected, "none").hint("give the size in pixels"));
+            };
+            if !(factor..=8192).contains(&pixels) || pixels % factor != 0 {
+                return Err(Error::argument(what, expected, pixels));
+            }
+            Ok(pixels)
+        };
+        Ok((side("width", width)?, side("height", height)?))
+    }
+}
+
+/// The shape of one picture's latents: that of the picture that is given, or else of the size that is asked for.
+pub(super) fn latent_shape(model: &StableDiffusion, request: &Request) -> Result<Vec<i64>> {
+    let (factor, batch) = (model.vae.config().factor(), request.prompts.len() as i64);
+    let fits = |what: &str, x: &Tensor, channels: i64| {
+        let size = x.size();
+        let all = matches!(size[..], [n, c, h, w] if (n == 1 || n == batch) && c == channels && h * w > 0);
+        let expected = format!("[1, {channels}, H, W] or [{batch}, {channels}, H, W]");
+        if all { Ok((size[2], size[3])) } else { Err(Error::shape(what, expected, &size)) }
+    };
+    let given: Option<(i64, i64)> = if let Some(init) = &request.init {
+        Some(fits("the picture to start from", &init.image, model.vae.config().in_channels)?)
+    } else if let Some(low_res) = &request.low_res {
+        let (h, w) = fits("the small picture", &low_res.image, model.vae.config().out_channels)?;
+        Some((h * factor, w * factor))
+    } else {
+        None
+    };
+    let agreed = |what: &str, asked: Option<i64>, given: Option<i64>| match (asked, given) {
+        (Some(asked), Some(given)) if asked != given => {
+            let expected = format!("{given}, as in the picture that is given");
+            Err(Error::argument(what, expected, asked).hint("resize the picture, or leave it out"))
+        }
+        (asked, given) => Ok(asked.or(given)),
+    };
+    // Latents say their size where nobody else does; other latents are refused where they are used.
+    let latents = request.initial_latents.as_ref().filter(|latents| latents.dim() == 4);
+    let of_latents = |axis: usize| latents.map(|latents| latents.size()[axis] * factor);
+    let height = agreed("height", request.height, given.map(|(h, _)| h))?.or(of_latents(2));
+    let width = agreed("width", request.width, given.map(|(_, w)| w))?.or(of_latents(3));
+    let (width, height) = model.size(width, height)?;
+    if let Some(mask) = request.init.as_ref().and_then(|init| init.mask.as_ref())
+        && fits("mask", mask, 1)? != (height, width)
+    {
+        return Err(Error::shape("mask", format!("[1, 1, {height}, {width}]"), &mask.size()));
+    }
+    if let Some(depth) = &request.depth {
+        fits("depth", &depth.0, 1)?;
+    }
+    check_memory(model, request.prompts.len(), width, height)?;
+    Ok(vec![model.vae.config().latent_channels, height / factor, width / factor])
+}
+
+/// Refuses what would surely exhaust the memory: a system that runs out kills the program, or another one. Counts the
+/// activations of the widest layers in f32.
+fn check_memory(model: &StableDiffusion, batch: usize, width: i64, height: i64) -> Result<()> {
+    let Some(free) = crate::device::free_memory(model.device) else { return Ok(()) };
+    let widest = |channels: &[i64]| channels.first().copied().unwrap_or(0) as f64;
+    let pixels = batch as f64 * width as f64 * height as f64;
+    let cells = pixels / (model.vae.config().factor() as f64).powi(2);
+    let tile = model.tiling.map_or(f64::INFINITY, |t| t.tile as f64).powi(2);
+    let at_once = pixels.min(batch as f64 * tile * pixels / cells);
+    let vae = at_once * widest(&model.vae.config().block_out_channels) * 6.;
+    let unet = 2. * cells * widest(&model.unet.config().block_out_channels) * 6.;
+    let (needed, free) = (4. * vae.max(unet) / 1e9, free as f64 / 1e9);
+    if needed < free {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "the pictures",
+        format!("a size and number that fit into {free:.1} GB, the memory that is free"),
+        format!("{batch} of {width}×{height}, which need about {needed:.1} GB"),
+    )
+    .hint("draw fewer or smaller pictures at once"))
+}

@@ -1,0 +1,46 @@
+//! A reverse step: as it is planned, and its result.
+
+use tch::Tensor;
+
+use super::{Coefficients, Position};
+use crate::schedule::Step;
+
+/// The result of a reverse step.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// The sample at the next, less noisy timestep.
+    pub prev_sample: Tensor,
+    /// The picture that the model saw at the start of the step.
+    pub pred_original_sample: Tensor,
+}
+
+/// One evaluation of the model and the coefficients of the step that follows it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlannedStep {
+    /// Where the sample is.
+    pub position: Position,
+    /// Where the step ends.
+    pub next: Position,
+    /// A corrector: before the step, the sample is replaced by this sum.
+    pub correction: Option<Coefficients>,
+    /// The coefficients of the step.
+    pub coefficients: Coefficients,
+    /// How many of the newest evaluations the following steps do not see.
+    pub forget: usize,
+}
+
+impl PlannedStep {
+    pub(super) fn new(position: Position, next: Position, coefficients: Coefficients) -> Self {
+        Self { position, next, correction: None, coefficients, forget: 0 }
+    }
+
+    /// The timestep that the model is given.
+    pub fn timestep(&self) -> f64 {
+        self.position.t
+    }
+
+    /// The step as [`super::ddim_step`] and [`super::ddpm_step`] take it.
+    pub fn pair(&self) -> Step {
+        self.position.step_to(self.next)
+    }
+}

@@ -1,0 +1,19 @@
+//! Files of tensors, read as data: safetensors, and torch's archives, whose pickles execute nothing here.
+
+mod checksum;
+mod component_folder;
+mod named_tensors;
+mod pickle;
+mod read;
+mod tensor_location;
+mod torch_archive;
+mod write;
+mod zip;
+
+#[cfg(feature = "hub")]
+pub(crate) use component_folder::{NO_WEIGHTS, shards, weights_among};
+pub use component_folder::{read_config, weight_files};
+pub use named_tensors::NamedTensors;
+pub(crate) use named_tensors::TensorPart;
+pub use read::TensorFile;
+pub use write::write_tensors;

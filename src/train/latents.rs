@@ -1,0 +1,79 @@
+//! The latents of captioned pictures, encoded once: what the U-Net is trained on.
+
+use std::path::Path;
+
+use tch::{Kind, Tensor, no_grad};
+
+use super::pictures::to_range;
+use crate::models::clip::Tokenizer;
+use crate::models::vae::Vae;
+use crate::tensor_file::{TensorFile, write_tensors};
+use crate::{Error, Result};
+
+/// Latents with their captions.
+pub struct CaptionedLatents {
+    /// Scaled latents [N, 4, h, w].
+    pub latents: Tensor,
+    /// Token ids of each caption [N, 77].
+    pub ids: Tensor,
+}
+
+impl CaptionedLatents {
+    /// Encodes u8 pictures [N, 3, H, W] and their captions.
+    ///
+    /// # Errors
+    /// Pictures that the VAE cannot encode; a number of captions that is not that of the pictures.
+    pub fn encode(
+        pictures: &Tensor,
+        captions: &[String],
+        vae: &Vae,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
+        let count = pictures.size()[0];
+        if captions.len() as i64 != count {
+            return Err(Error::argument(
+                "captions",
+                format!("{count}, one per picture"),
+                captions.len(),
+            ));
+        }
+        let mut latents = Vec::new();
+        for start in (0..count).step_by(256) {
+            let some = pictures.narrow(0, start, 256.min(count - start));
+            latents.push(no_grad(|| vae.encode(&to_range(&some)))?.to_kind(Kind::Float));
+        }
+        let mut ids = Vec::with_capacity(captions.len() * 77);
+        for caption in captions {
+            ids.extend(tokenizer.encode(caption)?.ids);
+        }
+        Ok(Self {
+            latents: Tensor::cat(&latents, 0),
+            ids: Tensor::from_slice(&ids).view([count, 77]),
+        })
+    }
+
+    /// Writes them, marked with the `source` that they were encoded from.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: &Path, source: &str) -> Result<()> {
+        let tensors = [("latents", &self.latents), ("ids", &self.ids)]
+            .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+        write_tensors(path, &tensors, &[("source".into(), source.into())])
+    }
+
+    /// Reads them if the file is there and has the same `source`.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn load(path: &Path, source: &str) -> Result<Option<Self>> {
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let file = TensorFile::open(path)?;
+        if file.metadata().get("source").map(String::as_str) != Some(source) {
+            return Ok(None);
+        }
+        Ok(Some(Self { latents: file.tensor("latents")?, ids: file.tensor("ids")? }))
+    }
+}
