@@ -39,7 +39,7 @@ pub fn name(device: Device) -> String {
 pub enum Cuda {
     /// This many GPUs can be used.
     Usable(i64),
-    /// libtorch was built for CPUs: it has no CUDA library.
+    /// libtorch is set up for CPUs: without its CUDA library, or without those of NVIDIA's that it needs.
     CpuBuild,
     /// libtorch's CUDA library is there and could not be loaded; the linker's reason.
     NotLoaded(String),
@@ -53,9 +53,9 @@ impl fmt::Display for Cuda {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cuda::Usable(count) => write!(f, "CUDA is usable, {count} GPU(s)"),
-            Cuda::CpuBuild => write!(f, "this libtorch is built for CPUs, without CUDA"),
+            Cuda::CpuBuild => write!(f, "this set-up has libtorch for CPUs"),
             Cuda::NotLoaded(reason) => {
-                write!(f, "libtorch's CUDA library is set up for CPU use only ({reason})")
+                write!(f, "libtorch's CUDA library does not load ({reason})")
             }
             Cuda::NoDriver => write!(
                 f,
@@ -143,9 +143,20 @@ fn load_cuda_library() -> std::result::Result<(), Option<String>> {
         .filter(|path| path.exists());
     let target = from_folder.clone().map_or_else(|| LIBRARY.into(), |p| p.into_os_string());
     load(&target).map_err(|reason| {
-        let absent = from_folder.is_none() && reason.contains(&format!("{LIBRARY}: cannot open"));
-        (!absent).then_some(reason)
+        let for_cpus = lacks_nvidia(&reason) || (from_folder.is_none() && lacks(&reason, LIBRARY));
+        (!for_cpus).then_some(reason)
     })
+}
+
+fn lacks(reason: &str, library: &str) -> bool {
+    reason.contains(&format!("{library}: cannot open shared object file"))
+}
+
+/// Whether the linker missed one of NVIDIA's libraries: a set-up for CPUs leaves them out.
+fn lacks_nvidia(reason: &str) -> bool {
+    let missing = reason.split(':').next().unwrap_or_default();
+    let nvidia = ["libcu", "libnv", "libnccl"].iter().any(|start| missing.starts_with(start));
+    nvidia && lacks(reason, missing)
 }
 
 /// Picks a device: `choice`, else the variable `DIFFUSCOPE_DEVICE`, else CUDA if it can be used,
@@ -197,4 +208,28 @@ pub fn pick(choice: Option<&str>) -> Result<Picked> {
         }
     };
     Ok(Picked { device, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_up_for_cpus_is_told_from_a_broken_one() {
+        let missing = "cannot open shared object file: No such file or directory";
+        for library in ["libcusparse.so.12", "libnvshmem_host.so.3", "libnccl.so.2"] {
+            assert!(lacks_nvidia(&format!("{library}: {missing}")), "{library}");
+        }
+        assert!(!lacks_nvidia(&format!("libgomp.so.1: {missing}")));
+        assert!(!lacks_nvidia("libcudart.so.13: version `libcudart.so.13' not found"));
+    }
+
+    #[test]
+    fn a_set_up_for_cpus_is_named_without_the_linkers_words() {
+        let picked = Picked { device: Device::Cpu, why: Cuda::CpuBuild.to_string() };
+        assert_eq!(picked.to_string(), "cpu (this set-up has libtorch for CPUs)");
+        if let Cuda::NotLoaded(reason) = cuda() {
+            panic!("libtorch_cuda does not load: {reason}");
+        }
+    }
 }
