@@ -7,7 +7,8 @@
 //! Most of what a first cell costs is rust-analyzer reading the dependency's sources, which evcxr
 //! needs for the types of variables. The kernel does that when it starts, while a person reads.
 
-use crate::project::{Project, output, remove, run, write};
+use crate::progress::Progress;
+use crate::project::{Project, output, remove, write};
 use crate::{Result, prerequisites};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -56,14 +57,14 @@ fn is_pinned_evcxr(bin: &Path) -> bool {
             .is_some_and(|list| list.contains(&format!("\"evcxr_jupyter {EVCXR} ")))
 }
 
-pub fn install(project: &Project) -> Result {
+pub fn install(project: &Project, progress: &mut Progress) -> Result {
     let program = program(project);
     if is_pinned_evcxr(&project.lab("bin")) {
         return Ok(());
     }
     remove(&program)?;
     if let Some(found) = installed() {
-        println!("      using {}", found.display());
+        progress.note(&format!("using {}", found.display()));
         return fs::create_dir_all(project.lab("bin"))
             .and_then(|()| std::os::unix::fs::symlink(&found, &program))
             .map_err(|error| format!("could not link {}: {error}", program.display()));
@@ -75,7 +76,7 @@ pub fn install(project: &Project) -> Result {
     command.arg("--root").arg(project.lab("")).env("CARGO_TARGET_DIR", &build);
     // Built in four fifths of the time; a cell waits for the compiler, not for the kernel.
     command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
-    run(
+    progress.run(
         &mut command,
         "cargo could not install evcxr_jupyter (its message is above); check the network and run \
          this again",
@@ -143,13 +144,13 @@ pub fn warm_pin(project: &Project) -> String {
 }
 
 /// Builds the notebooks' dependency in a kernel, as a first cell would.
-pub fn warm(project: &Project, pin: &str) -> Result {
-    prerequisites::add_rust_sources()?;
+pub fn warm(project: &Project, pin: &str, progress: &mut Progress) -> Result {
+    prerequisites::add_rust_sources(progress)?;
     let mut command = project.python_command();
     command.arg(project.root.join("xtask/python/notebooks.py")).arg("warm").arg(&project.root);
     // While it is rebuilt, nothing is built.
     remove(&project.lab(WARM_ID))?;
-    run(
+    progress.run(
         command.env(SLOT, "warm"),
         "the notebooks' dependency could not be built in the kernel (the reason is above)",
     )?;

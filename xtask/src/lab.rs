@@ -43,7 +43,7 @@ pub fn open(project: &Project, options: &Options) -> Result {
         std::env::current_exe().map_err(|error| format!("this program was not found: {error}"))?;
     // It is a child of the server that this process becomes, and ends before it.
     std::process::Command::new(announcer)
-        .args(["announce", &address.port.to_string()])
+        .args(["announce", &address.port.to_string(), &std::process::id().to_string()])
         .env(TOKEN, &address.token)
         .spawn()
         .map_err(|error| format!("could not start a process: {error}"))?;
@@ -65,14 +65,13 @@ pub fn open(project: &Project, options: &Options) -> Result {
 }
 
 /// Prints the address as soon as the server answers, or leaves when the server has ended.
-pub fn announce(port: u16) -> Result {
+pub fn announce(port: u16, server: u32) -> Result {
     let token = std::env::var(TOKEN).map_err(|_| format!("{TOKEN} is not set"))?;
     let address = Address { port, token };
-    let server = parent_id();
     let started = Instant::now();
     while parent_id() == server && started.elapsed() < Duration::from_secs(120) {
         if answers(&address) {
-            println!("\nJupyterLab is running. Open\n\n    {}\n\nCtrl-C stops it.", address.url());
+            println!("JupyterLab is running; Ctrl-C stops it. Open\n    {}", address.url());
             break;
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -154,7 +153,8 @@ mod tests {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut request = [0; 512];
                 let _ = stream.read(&mut request).unwrap();
-                write!(stream, "HTTP/1.1 {status}\r\n\r\n").unwrap();
+                // In one piece: who has read enough of it closes.
+                stream.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).unwrap();
             }
         });
         assert!(!answers(&address));

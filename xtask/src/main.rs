@@ -5,6 +5,7 @@ mod kernel;
 mod lab;
 mod notebooks;
 mod prerequisites;
+mod progress;
 mod project;
 mod setup;
 mod test;
@@ -42,7 +43,10 @@ enum Task {
         connection_file: std::path::PathBuf,
     },
     /// Tells a person when the server answers, while this process's parent is the server.
-    Announce(u16),
+    Announce {
+        port: u16,
+        server: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -95,7 +99,9 @@ fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, le
             let connection_file = values.remove(1).into();
             Ok(Task::Kernel { root: values.remove(0).into(), connection_file })
         }
-        "announce" if values.len() == 1 => Ok(Task::Announce(values[0].parse()?)),
+        "announce" if values.len() == 2 => {
+            Ok(Task::Announce { port: values[0].parse()?, server: values[1].parse()? })
+        }
         other => Err(format!("there is no task `{other}`").into()),
     }
 }
@@ -118,7 +124,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Kernel { root, connection_file } => {
             return kernel::launch(&Project { root }, &connection_file);
         }
-        Task::Announce(port) => lab::announce(port)?,
+        Task::Announce { port, server } => lab::announce(port, server)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 //! in what was found or in one sentence that says what to do.
 
 use crate::Result;
+use crate::progress::Progress;
 use crate::project::output;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -44,11 +45,11 @@ pub fn rust_sources() -> Result<String> {
 }
 
 /// Adds them where rustup is, or says what to do.
-pub fn add_rust_sources() -> Result {
+pub fn add_rust_sources(progress: &mut Progress) -> Result {
     let Err(missing) = rust_sources() else { return Ok(()) };
-    println!("      rustup component add rust-src");
-    // Whether that worked is asked below; rustup's own message is shown.
-    let _ = Command::new("rustup").args(["component", "add", "rust-src"]).status();
+    progress.note("rustup component add rust-src");
+    // Whether that worked is asked below.
+    let _ = progress.run(Command::new("rustup").args(["component", "add", "rust-src"]), "");
     rust_sources().map(drop).map_err(|_| missing)
 }
 
@@ -65,6 +66,7 @@ pub fn compiler() -> Result<String> {
     let mut child = Command::new(&name)
         .args(["-std=c++17", "-x", "c++", "-fsyntax-only", "-"])
         .stdin(Stdio::piped())
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| format!("`{name}` does not start: {error}; {how}"))?;

@@ -1,10 +1,12 @@
 //! Set-up in steps. A step writes its stamp last, so an interrupted one is repeated and a
 //! finished one is never done twice.
 
-use crate::project::{Project, output, remove, run, write};
+use crate::progress::Progress;
+use crate::project::{Project, output, remove, write};
 use crate::{Result, kernel, prerequisites};
 use std::fs::{self, File, TryLockError};
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// The libtorch that tch 0.26 wants, and no other.
 pub const TORCH: &str = "2.13.0";
@@ -60,10 +62,12 @@ pub fn installed(project: &Project) -> Option<Flavour> {
 pub struct Step {
     pub name: &'static str,
     title: String,
+    /// On two cores and a good network.
+    expected: Duration,
     pin: String,
     /// What the step makes, in `.lab`.
     product: &'static str,
-    work: fn(&Project, &Step, Before) -> Result,
+    work: fn(&Project, &Step, Before, &mut Progress) -> Result,
 }
 
 /// What an earlier attempt left.
@@ -92,11 +96,14 @@ impl Step {
 /// Every step, in order.
 pub fn steps(project: &Project, flavour: Flavour) -> Vec<Step> {
     let flavour = flavour.resolve(project);
-    let size = if flavour == Flavour::Cuda { "5 GB" } else { "530 MB" };
+    let cuda = flavour == Flavour::Cuda;
+    // Most of it is spent on what the library is built from, once.
+    let warming = if project.lab("evcxr/warm/target").exists() { 60 } else { 240 };
     vec![
         Step {
             name: "python",
             title: "Python environment in .lab/venv".into(),
+            expected: Duration::from_secs(5),
             pin: format!("for {}", project.root.display()),
             product: "venv/bin/python",
             work: make_venv,
@@ -104,6 +111,7 @@ pub fn steps(project: &Project, flavour: Flavour) -> Vec<Step> {
         Step {
             name: "jupyter",
             title: "JupyterLab".into(),
+            expected: Duration::from_secs(30),
             pin: concat!(
                 include_str!("../python/requirements.txt"),
                 include_str!("../python/constraints.txt")
@@ -114,34 +122,35 @@ pub fn steps(project: &Project, flavour: Flavour) -> Vec<Step> {
         },
         Step {
             name: "libtorch",
-            title: format!(
-                "libtorch {TORCH}, {} (about {size} when it is new)",
-                if flavour == Flavour::Cuda { "CUDA" } else { "CPU" }
-            ),
+            title: format!("libtorch {TORCH} for {}", if cuda { "CUDA" } else { "CPUs" }),
+            expected: Duration::from_secs(if cuda { 300 } else { 60 }),
             pin: format!("torch {TORCH} {} {}", CPU_EXTRAS.join(" "), flavour.name()),
             product: "libtorch/lib",
             work: install_libtorch,
         },
         Step {
             name: "kernel",
-            title: format!("Rust kernel evcxr_jupyter {} (some minutes)", kernel::EVCXR),
+            title: format!("Rust kernel evcxr_jupyter {}", kernel::EVCXR),
+            expected: Duration::from_secs(360),
             pin: kernel::pin(),
             product: "bin/evcxr_jupyter",
-            work: |project, _, _| kernel::install(project),
+            work: |project, _, _, progress| kernel::install(project, progress),
         },
         Step {
             name: "kernelspec",
             title: "Kernel \"Rust (Diffuscope)\"".into(),
+            expected: Duration::from_secs(1),
             pin: kernel::spec_pin(project),
             product: "venv/share/jupyter/kernels/diffuscope/kernel.json",
-            work: |project, _, _| kernel::write_spec(project),
+            work: |project, _, _, _| kernel::write_spec(project),
         },
         Step {
             name: "warm",
-            title: "The notebooks' dependency, built once (some minutes when it is new)".into(),
+            title: "The notebooks' dependency, built once".into(),
+            expected: Duration::from_secs(warming),
             pin: kernel::warm_pin(project),
             product: kernel::WARM_ID,
-            work: |project, step, _| kernel::warm(project, &step.pin),
+            work: |project, step, _, progress| kernel::warm(project, &step.pin, progress),
         },
     ]
 }
@@ -158,18 +167,24 @@ pub fn all(project: &Project, flavour: Flavour) -> Result {
     let missing: Vec<&Step> =
         steps.iter().filter(|step| remade || !step.is_done(project)).collect();
     check_machine(project, &missing)?;
+    take(project, &missing)
+}
+
+/// Takes the steps in order, up to the first one that fails.
+fn take(project: &Project, missing: &[&Step]) -> Result {
     for (i, step) in missing.iter().enumerate() {
-        println!("[{}/{}] {}", i + 1, missing.len(), step.title);
-        let started = Instant::now();
+        let heading = format!("[{}/{}] {}", i + 1, missing.len(), step.title);
         let before = match step.read_stamp(project) {
             None => Before::Nothing,
             Some(stamp) if stamp == UNFINISHED => Before::Interrupted,
             Some(_) => Before::Other,
         };
-        step.stamp(project, UNFINISHED)?;
-        (step.work)(project, step, before)?;
-        step.stamp(project, &step.pin)?;
-        println!("      done in {:.0} s", started.elapsed().as_secs_f64());
+        let mut progress = Progress::start(project, step.name, heading, step.expected)?;
+        let result = step
+            .stamp(project, UNFINISHED)
+            .and_then(|()| (step.work)(project, step, before, &mut progress))
+            .and_then(|()| step.stamp(project, &step.pin));
+        progress.end(result)?;
     }
     Ok(())
 }
@@ -207,33 +222,43 @@ fn check_machine(project: &Project, missing: &[&Step]) -> Result {
     Ok(())
 }
 
-fn make_venv(project: &Project, _: &Step, _: Before) -> Result {
+fn make_venv(project: &Project, _: &Step, _: Before, progress: &mut Progress) -> Result {
     let venv = project.lab("venv");
     remove(&venv)?;
     for later in ["jupyter", "libtorch", "kernelspec"] {
         remove(&project.lab("stamps").join(later))?;
     }
     let (python, _) = prerequisites::python()?;
-    run(
+    progress.run(
         std::process::Command::new(python).args(["-m", "venv"]).arg(&venv),
         "Python could not make a virtual environment; install its venv module \
          (`sudo apt install python3-venv`) and run this again",
     )
 }
 
-fn pip(project: &Project, before: Before) -> std::process::Command {
+/// Where pip puts what has arrived until it is unpacked.
+fn downloads(project: &Project) -> PathBuf {
+    project.lab("downloads")
+}
+
+fn pip(project: &Project, before: Before) -> Result<std::process::Command> {
+    let folder = downloads(project);
+    remove(&folder)?;
+    fs::create_dir_all(&folder)
+        .map_err(|error| format!("could not make {}: {error}", folder.display()))?;
     let mut command = project.python_command();
     command.args(["-m", "pip", "install", "--disable-pip-version-check"]);
+    command.args(["--progress-bar", "off"]).env("TMPDIR", downloads(project));
     // An unpacking that was cut off can look complete to pip.
     if before == Before::Interrupted {
         command.arg("--force-reinstall");
     }
-    command
+    Ok(command)
 }
 
-fn install_jupyter(project: &Project, _: &Step, before: Before) -> Result {
-    run(
-        pip(project, before).arg("-r").arg(project.root.join("xtask/python/requirements.txt")),
+fn install_jupyter(project: &Project, _: &Step, before: Before, progress: &mut Progress) -> Result {
+    progress.run(
+        pip(project, before)?.arg("-r").arg(project.root.join("xtask/python/requirements.txt")),
         "pip could not install JupyterLab (its message is above); check the network and run this \
          again",
     )?;
@@ -244,39 +269,46 @@ fn install_jupyter(project: &Project, _: &Step, before: Before) -> Result {
     )
 }
 
-fn install_libtorch(project: &Project, step: &Step, before: Before) -> Result {
+fn install_libtorch(
+    project: &Project,
+    step: &Step,
+    before: Before,
+    progress: &mut Progress,
+) -> Result {
     let cuda = step.pin.ends_with("cuda");
+    progress.downloads(downloads(project), if cuda { 3000 } else { 530 });
     let torch = format!("torch=={TORCH}");
     let problem = "pip could not install libtorch (its message is above); check the network and \
                    the disk, and run this again";
     if cuda {
-        run(pip(project, before).arg(&torch), problem)?;
+        progress.run(pip(project, before)?.arg(&torch), problem)?;
     } else {
         if before == Before::Other {
-            remove_cuda(project)?;
+            remove_cuda(project, progress)?;
         }
-        let mut command = pip(project, before);
+        let mut command = pip(project, before)?;
         command.args(["--no-deps", &torch]);
         if !cfg!(target_os = "macos") {
             command.args(CPU_EXTRAS);
         }
-        run(&mut command, problem)?;
+        progress.run(&mut command, problem)?;
     }
     let packages = "import sysconfig; print(sysconfig.get_path('purelib'))";
     let packages = output(project.python_command().args(["-c", packages]))
         .ok_or("the virtual environment does not answer; remove .lab and run this again")?;
     let link = project.libtorch();
+    remove(&downloads(project))?;
     remove(&link)?;
     std::os::unix::fs::symlink(std::path::Path::new(&packages).join("torch"), &link)
         .map_err(|error| format!("could not link {}: {error}", link.display()))?;
-    load_libtorch(project)
+    load_libtorch(project, progress)
 }
 
 /// Loads libtorch, as the kernel will.
-fn load_libtorch(project: &Project) -> Result {
+fn load_libtorch(project: &Project, progress: &mut Progress) -> Result {
     let suffix = if cfg!(target_os = "macos") { "dylib" } else { "so" };
     let library = project.libtorch().join(format!("lib/libtorch_cpu.{suffix}"));
-    run(
+    progress.run(
         project
             .python_command()
             .args(["-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])"])
@@ -286,7 +318,7 @@ fn load_libtorch(project: &Project) -> Result {
 }
 
 /// Takes away what only the CUDA flavour has.
-fn remove_cuda(project: &Project) -> Result {
+fn remove_cuda(project: &Project, progress: &mut Progress) -> Result {
     let list = "import importlib.metadata as m\n\
                 names = {d.metadata['Name'].lower() for d in m.distributions()}\n\
                 print(*sorted(n for n in names if n.startswith(('nvidia-', 'cuda-')) \
@@ -297,7 +329,7 @@ fn remove_cuda(project: &Project) -> Result {
     if names.is_empty() {
         return Ok(());
     }
-    run(
+    progress.run(
         project.python_command().args(["-m", "pip", "uninstall", "-y"]).args(names),
         "pip could not remove the CUDA libraries; remove .lab and run this again",
     )
@@ -314,12 +346,39 @@ mod tests {
         assert!(Flavour::Cpu.ask(Flavour::Cuda).is_err());
     }
 
+    fn fake(
+        name: &'static str,
+        work: fn(&Project, &Step, Before, &mut Progress) -> Result,
+    ) -> Step {
+        let (title, expected) = (name.into(), Duration::from_secs(1));
+        Step { name, title, expected, pin: "1".into(), product: "made", work }
+    }
+
+    #[test]
+    fn a_failed_step_ends_the_set_up_and_is_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Project { root: folder.path().to_owned() };
+        let fail = |_: &Project, _: &Step, before, _: &mut Progress| match before {
+            Before::Interrupted => Ok(()),
+            _ => Err("it failed".into()),
+        };
+        let steps = [fake("one", |_, _, _, _| Ok(())), fake("two", fail)];
+        let three = fake("three", |_, _, _, _| Err("never reached".into()));
+        let error = take(&project, &[&steps[0], &steps[1], &three]).unwrap_err();
+        assert!(error.starts_with("it failed; the whole log is "), "{error}");
+        assert!(error.ends_with(".lab/logs/two.log"), "{error}");
+        assert_eq!(steps[0].read_stamp(&project).as_deref(), Some("1"));
+        assert_eq!(steps[1].read_stamp(&project).as_deref(), Some(UNFINISHED));
+        assert_eq!(three.read_stamp(&project), None);
+        take(&project, &[&steps[1]]).unwrap();
+        assert_eq!(steps[1].read_stamp(&project).as_deref(), Some("1"));
+    }
+
     #[test]
     fn a_step_is_done_when_its_stamp_has_its_pin() {
         let folder = tempfile::tempdir().unwrap();
         let project = Project { root: folder.path().to_owned() };
-        let work = |_: &Project, _: &Step, _| Ok(());
-        let step = Step { name: "s", title: "".into(), pin: "1".into(), product: "made", work };
+        let step = fake("s", |_, _, _, _| Ok(()));
         assert!(!step.is_done(&project));
         step.stamp(&project, UNFINISHED).unwrap();
         assert!(!step.is_done(&project));

@@ -1,0 +1,98 @@
+//! What a person reads of a set-up: on a machine whose programs only pretend to install.
+
+mod machine;
+
+use machine::{COMPILER, DISK, Machine, RUSTC};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+/// Its environment's Python prints 100 lines at each call, and runs `on_pip` when pip is called.
+fn python(on_pip: &str) -> String {
+    format!(
+        r#"
+case "$*" in
+  --version) echo Python 3.12.1 ;;
+  "-m venv "*)
+    mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+    touch "$3/bin/jupyter-lab" ;;
+  *sysconfig*)
+    mkdir -p "${{0%/bin/python}}/torch/lib"; echo "${{0%/bin/python}}" ;;
+  *"-m pip"*)
+    seq 100; {on_pip} ;;
+esac"#
+    )
+}
+
+const CARGO: (&str, &str) = (
+    "cargo",
+    r#"seq 300; while test "$1" != --root; do shift; done; mkdir -p "$2/bin"; touch "$2/bin/evcxr_jupyter""#,
+);
+
+fn machine(on_pip: &str) -> Machine {
+    let python = python(on_pip);
+    let machine = Machine::with(&[RUSTC, COMPILER, DISK, CARGO, ("python3", &python)]);
+    let sources = machine.project().join("sources");
+    fs::create_dir_all(sources.join("core")).unwrap();
+    machine
+}
+
+fn lab(machine: &Machine) -> Command {
+    let mut command = machine.task("lab");
+    command.arg("--cpu").env("RUST_SRC_PATH", machine.project().join("sources"));
+    command
+}
+
+#[test]
+fn a_whole_set_up_is_at_most_15_lines() {
+    let machine = machine("");
+    let output = lab(&machine).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    // The address takes two more.
+    assert!(text.lines().count() <= 13, "{text}");
+    assert_eq!(text.matches("done in").count(), 6, "{text}");
+    assert!(text.starts_with("[1/6] Python environment in .lab/venv, about 5 s ...\n"), "{text}");
+    let log = |name| fs::read_to_string(machine.project().join(".lab/logs").join(name)).unwrap();
+    assert_eq!(log("libtorch.log").lines().count(), 100);
+    assert_eq!(log("kernel.log").lines().count(), 300);
+    let again = lab(&machine).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&again.stdout), "Starting JupyterLab ...\n");
+}
+
+#[test]
+fn a_failed_step_shows_the_end_of_its_log() {
+    let machine = machine("exit 1");
+    let output = lab(&machine).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("      81\n") && error.contains("      100\nerror: pip could not"));
+    assert!(error.trim_end().ends_with(".lab/logs/jupyter.log"), "{error}");
+    assert_eq!(error.lines().count(), 21, "{error}");
+}
+
+#[test]
+fn an_interrupted_step_says_how_to_go_on() {
+    let machine = machine("exec sleep 60");
+    // A terminal's Ctrl-C goes to a group of processes.
+    let mut child = lab(&machine)
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().starts_with("[2/6] JupyterLab")).unwrap().unwrap();
+    let group = format!("-{}", child.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(rest[0].contains("interrupted after"), "{rest:?}");
+    assert!(error.starts_with("error: interrupted; run this again"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let stamp = machine.project().join(".lab/stamps/jupyter");
+    assert_eq!(fs::read_to_string(stamp).unwrap(), "unfinished");
+}
