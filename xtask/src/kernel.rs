@@ -12,8 +12,9 @@ use crate::project::{Project, output, remove, write};
 use crate::{Result, prerequisites};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 pub const EVCXR: &str = "0.22.0";
 /// What `.lab/evcxr/warm` was built from.
@@ -29,6 +30,14 @@ const NO_PRELOAD: &str = "evcxr/no-preload";
 /// is asked of the network.
 const LOCK: &str = "DIFFUSCOPE_LOCK";
 const PUT_LOCK: &str = "!cp \"$DIFFUSCOPE_LOCK\" \"$EVCXR_TMPDIR/Cargo.lock\"\n";
+/// evcxr turns on a backtrace at every panic. This turns it off, and a cell can turn it on again.
+const NO_BACKTRACE: &str = "unsafe { std::env::set_var(\"RUST_BACKTRACE\", \"0\") };\n";
+
+/// How libtorch's threads wait; a person's choice stays. As in the command-line program, they sleep
+/// soon, or a second kernel would take this one's time.
+const WAITING: [&str; 2] = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
+/// The lines that go on with an error.
+const CAUSES: [&str; 3] = ["", "Caused by:", "Stack backtrace:"];
 
 pub fn pin() -> String {
     format!("evcxr_jupyter {EVCXR}")
@@ -114,7 +123,7 @@ pub fn write_spec(project: &Project) -> Result {
     });
     let path = project.lab("venv/share/jupyter/kernels/diffuscope/kernel.json");
     write(&path, &format!("{spec:#}\n"))?;
-    write(&project.lab(NO_PRELOAD).join("prelude.rs"), PUT_LOCK)?;
+    write(&project.lab(NO_PRELOAD).join("prelude.rs"), &format!("{PUT_LOCK}{NO_BACKTRACE}"))?;
     write(&project.lab(PRELOAD).join("prelude.rs"), &preload(&project.root))
 }
 
@@ -127,6 +136,7 @@ fn preload(root: &Path) -> String {
     let root = serde_json::Value::from(root.to_string_lossy());
     format!(
         "{PUT_LOCK}:dep diffuscope = {{ path = {root} }}\n\
+         {NO_BACKTRACE}\
          let preloaded = diffuscope::tch::Tensor::from(0.0).f_neg()?;\n\
          drop(preloaded);\n"
     )
@@ -169,18 +179,47 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
     // A preload that does not compile would end the kernel before it can say why.
     let built = fs::read_to_string(project.lab(WARM_ID)).unwrap_or_default();
     let preload = if built == warm_pin(project) { PRELOAD } else { NO_PRELOAD };
-    let status = Command::new(&evcxr)
+    let mut command = Command::new(&evcxr);
+    command
         .arg("--control_file")
         .arg(connection_file)
         .envs(project.libtorch_environment())
         .env("EVCXR_TMPDIR", &slot)
         .env("EVCXR_CONFIG_DIR", project.lab(preload))
         .env(LOCK, project.root.join("Cargo.lock"))
+        // evcxr's own errors are told in a line.
+        .env("RUST_BACKTRACE", "0")
+        .env("RUST_LIB_BACKTRACE", "0")
         // Only evcxr's own start-up lines: what cells print goes to Jupyter another way.
-        .stdout(std::process::Stdio::null())
-        .status()
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if WAITING.iter().all(|name| std::env::var_os(name).is_none()) {
+        command.env(WAITING[0], "2000");
+    }
+    let status = command
+        .spawn()
+        .and_then(|mut child| {
+            if let Some(errors) = child.stderr.take() {
+                pass_on(BufReader::new(errors), std::io::stderr());
+            }
+            child.wait()
+        })
         .map_err(|error| format!("{}: {error}; run `cargo xtask lab`", evcxr.display()))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Passes the kernel's errors on, but for the one that it prints whenever it is shut down.
+fn pass_on(errors: impl BufRead, mut to: impl Write) {
+    let mut of_shutdown = false;
+    for line in errors.split(b'\n').map_while(std::result::Result::ok) {
+        let text = String::from_utf8_lossy(&line);
+        of_shutdown = text.starts_with("hb error")
+            || (of_shutdown && (text.starts_with([' ', '\t']) || CAUSES.contains(&&*text)));
+        if !of_shutdown {
+            // Who started the kernel may have gone; the kernel goes on.
+            let _ = writeln!(to, "{text}");
+        }
+    }
 }
 
 /// The first free slot, filled from `warm` if it is new or older than `warm`. It is free again
@@ -269,6 +308,28 @@ mod tests {
         fs::write(folder.path().join("warm.id"), "2").unwrap();
         take_slot(folder.path()).unwrap();
         assert_eq!(fs::read_to_string(one.join("target/a.rlib")).unwrap(), "built");
+    }
+
+    #[test]
+    fn a_panic_in_a_cell_has_no_backtrace() {
+        let preload = preload(Path::new("/p"));
+        assert!(
+            preload.contains("\nunsafe { std::env::set_var(\"RUST_BACKTRACE\", \"0\") };\nlet")
+        );
+    }
+
+    #[test]
+    fn a_shutdown_is_no_error() {
+        let shutdown = "hb error: Socket closed\n\nCaused by:\n    0: gone\n\nStack backtrace:\n   \
+                        0: anyhow::error\n             at /core.rs:1\n";
+        let pass = |text: &str| {
+            let mut passed = Vec::new();
+            pass_on(text.as_bytes(), &mut passed);
+            String::from_utf8(passed).unwrap()
+        };
+        assert_eq!(pass(shutdown), "");
+        let other = "shell error: broken\n\nCaused by:\n    0: gone\n";
+        assert_eq!(pass(&format!("{other}{shutdown}end\n")), format!("{other}end\n"));
     }
 
     #[test]

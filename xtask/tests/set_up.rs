@@ -96,3 +96,24 @@ fn an_interrupted_step_says_how_to_go_on() {
     let stamp = machine.project().join(".lab/stamps/jupyter");
     assert_eq!(fs::read_to_string(stamp).unwrap(), "unfinished");
 }
+
+#[test]
+fn a_kernel_shares_the_cores_and_says_nothing_when_it_ends() {
+    let evcxr = r#"env; echo "hb error: closed" >&2; echo "   0: anyhow" >&2; echo other >&2"#;
+    let machine = Machine::with(&[RUSTC, ("evcxr_jupyter", &format!("({evcxr}) > \"$2\""))]);
+    let bin = machine.project().join(".lab/bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::copy(machine.project().join("../bin/evcxr_jupyter"), bin.join("evcxr_jupyter")).unwrap();
+    let seen = |environment: &[(&str, &str)]| {
+        let seen = machine.project().join("seen");
+        let mut command = machine.task("kernel");
+        command.args([&machine.project(), &seen]).env("RUST_BACKTRACE", "1");
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "other\n");
+        fs::read_to_string(seen).unwrap_or_default()
+    };
+    let usual = seen(&[]);
+    assert!(usual.contains("GOMP_SPINCOUNT=2000") && usual.contains("RUST_BACKTRACE=0"), "{usual}");
+    assert!(seen(&[("GOMP_SPINCOUNT", "7")]).contains("GOMP_SPINCOUNT=7"));
+    assert!(!seen(&[("OMP_WAIT_POLICY", "passive")]).contains("GOMP_SPINCOUNT"));
+}

@@ -10,6 +10,7 @@ mod out;
 mod scenes;
 mod schedule;
 mod terminal;
+mod threads;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,6 +56,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    threads::wait_briefly();
     let command = Cli::parse().command;
     // When a device runs out of memory inside a network, the bindings panic. To a user it is an error like any
     // other.
