@@ -155,6 +155,12 @@ impl SchedulerConfig {
         self.prediction_type
     }
 
+    /// diffusers' class that the file names, where no sampler here is that class: [`SchedulerConfig::sampler`] is DDIM.
+    pub fn unsupported_class(&self) -> Option<&str> {
+        let known = self.class_name.is_empty() || self.class_name.parse::<Sampler>().is_ok();
+        (!known).then_some(self.class_name.as_str())
+    }
+
     /// The sampler that the file names, with its options; DDIM if that sampler is not supported.
     pub fn sampler(&self) -> Sampler {
         let named: Sampler = self.class_name.parse().unwrap_or(Sampler::ddim(0.));

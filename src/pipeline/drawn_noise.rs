@@ -30,11 +30,7 @@ pub(super) fn draw_noise(
     plan: &Plan,
     shape: &[i64],
 ) -> Result<DrawnNoise> {
-    let after = |seed: i64| (0..request.prompts.len() as i64).map(move |i| seed.wrapping_add(i));
-    let seeds = match request.seeds.as_slice() {
-        [] => after(request.seed).collect(),
-        seeds => seeds.to_vec(),
-    };
+    let seeds = request.picture_seeds();
     let latents = || shape.to_vec();
     let low_res = request.low_res.as_ref().map(|low_res| {
         let size = low_res.image.size();
@@ -61,7 +57,8 @@ pub(super) fn draw_noise(
             let expected = "0 (the seed itself) to 1 (the other)";
             return Err(Error::argument("variation", expected, variation.weight));
         }
-        let others: Vec<i64> = after(variation.seed).collect();
+        let others: Vec<i64> =
+            (0..seeds.len() as i64).map(|i| variation.seed.wrapping_add(i)).collect();
         let other = normals_of_seeds(&others, &[latents()])?.remove(0);
         start = slerp(&start, &other, variation.weight)?;
     }

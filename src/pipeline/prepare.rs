@@ -36,6 +36,10 @@ pub struct Prepared<'a> {
     pub guidance: Guidance,
     /// The part of the picture that stays, where a model that was not made for inpainting redraws the rest.
     pub known_region: Option<KnownRegion>,
+    /// What is asked for, one a picture: its prompt and its seed.
+    pub captions: Vec<String>,
+    /// What a person should know, see [`StableDiffusion::warnings`].
+    pub notes: Vec<String>,
 }
 
 /// Everything that is known of a request before its first step.
@@ -60,7 +64,19 @@ pub(super) fn prepare<'a>(model: &'a StableDiffusion, request: &Request) -> Resu
         contexts: guided.then_some((texts.uncond.context, texts.cond.context)),
         later_contexts: texts.later,
         guidance: if guided { request.guidance.clone() } else { 1.0.into() },
+        captions: captions(request),
+        notes: model.warnings(request)?,
     })
+}
+
+/// The prompt and the seed of every picture.
+fn captions(request: &Request) -> Vec<String> {
+    let seeds = request.picture_seeds();
+    let said = |(prompt, seed): (&String, i64)| match prompt.trim() {
+        "" => format!("(no text), seed {seed}"),
+        prompt => format!("{prompt}, seed {seed}"),
+    };
+    request.prompts.iter().zip(seeds).map(said).collect()
 }
 
 /// Refuses a request that lacks what the family needs, or holds what it cannot use.
@@ -202,6 +218,11 @@ impl<'a> Prepared<'a> {
         if let (Some(a), Some(b)) = (&self.contexts, &other.contexts) {
             self.contexts = Some((line(&a.0, &b.0)?, line(&a.1, &b.1)?));
         }
+        for (mine, theirs) in self.captions.iter_mut().zip(&other.captions) {
+            *mine = format!("{weight} of the way from {mine} to {theirs}");
+        }
+        let more = other.notes.iter().filter(|note| !self.notes.contains(note)).cloned();
+        self.notes.extend(more.collect::<Vec<_>>());
         Ok(self)
     }
 }

@@ -91,6 +91,34 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Every picture's seed.
+    pub fn picture_seeds(&self) -> Vec<i64> {
+        match self.seeds.as_slice() {
+            [] => (0..self.prompts.len() as i64).map(|i| self.seed.wrapping_add(i)).collect(),
+            seeds => seeds.to_vec(),
+        }
+    }
+}
+
+/// Shares the tensors.
+impl Clone for Request {
+    fn clone(&self) -> Self {
+        Self {
+            prompts: self.prompts.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            guidance: self.guidance.clone(),
+            seeds: self.seeds.clone(),
+            initial_latents: self.initial_latents.as_ref().map(Tensor::shallow_clone),
+            init: self.init.clone(),
+            depth: self.depth.clone(),
+            low_res: self.low_res.clone(),
+            sdxl: self.sdxl.clone(),
+            ..*self
+        }
+    }
+}
+
 /// How many of the text encoder's last layers are skipped, as diffusers counts: 0 for none. (The webui's "clip skip 2"
 /// is 1.)
 ///
@@ -130,6 +158,14 @@ pub struct InitImage {
     pub sample_posterior: bool,
 }
 
+/// Shares the tensors.
+impl Clone for InitImage {
+    fn clone(&self) -> Self {
+        let mask = self.mask.as_ref().map(Tensor::shallow_clone);
+        Self { image: self.image.shallow_clone(), mask, ..*self }
+    }
+}
+
 impl InitImage {
     /// A picture that is drawn anew everywhere, from the mean of its latents.
     pub fn new(image: Tensor, strength: f64) -> Self {
@@ -142,6 +178,13 @@ impl InitImage {
 #[derive(Debug)]
 pub struct DepthMap(pub Tensor);
 
+/// Shares the tensor.
+impl Clone for DepthMap {
+    fn clone(&self) -> Self {
+        Self(self.0.shallow_clone())
+    }
+}
+
 /// The picture that the x4 upscaler enlarges.
 #[derive(Debug)]
 pub struct LowResImage {
@@ -149,6 +192,13 @@ pub struct LowResImage {
     pub image: Tensor,
     /// The timestep up to which it is noised.
     pub noise_level: usize,
+}
+
+/// Shares the tensor.
+impl Clone for LowResImage {
+    fn clone(&self) -> Self {
+        Self { image: self.image.shallow_clone(), noise_level: self.noise_level }
+    }
 }
 
 impl LowResImage {

@@ -1,5 +1,6 @@
 //! From a prepared start to pictures.
 
+use std::fmt;
 use std::ops::ControlFlow;
 
 use tch::{Device, Tensor};
@@ -8,8 +9,7 @@ use super::{Prepared, StableDiffusion};
 use crate::Result;
 use crate::sampler::SamplingStep;
 
-/// What a generation gives.
-#[derive(Debug)]
+/// What a generation gives. It shows its pictures when it ends a notebook cell.
 pub struct Generation {
     /// The final latents [B, 4, h, w], scaled as the U-Net knows them; of a run that was stopped, the latents at that
     /// point.
@@ -19,6 +19,21 @@ pub struct Generation {
     pub image: Tensor,
     /// Whether all steps were taken.
     pub finished: bool,
+    /// What was asked for, one a picture: its prompt and its seed.
+    pub captions: Vec<String>,
+    /// What a person should know, see [`StableDiffusion::warnings`].
+    pub notes: Vec<String>,
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (image, latents) = (self.image.size(), self.latents.size());
+        write!(f, "Generation {{ image: {image:?}, latents: {latents:?}, finished: {}", self.finished)?;
+        match self.notes.len() {
+            0 => f.write_str(" }"),
+            count => write!(f, ", {count} notes }}"),
+        }
+    }
 }
 
 impl StableDiffusion {
@@ -55,6 +70,12 @@ impl StableDiffusion {
         })?;
         let finished = predicted.is_none();
         let image = self.decode(predicted.as_ref().unwrap_or(&latents))?;
-        Ok(Generation { latents: latents.to_device(Device::Cpu), image, finished })
+        Ok(Generation {
+            latents: latents.to_device(Device::Cpu),
+            image,
+            finished,
+            captions: prepared.captions.clone(),
+            notes: prepared.notes.clone(),
+        })
     }
 }

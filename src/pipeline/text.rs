@@ -1,20 +1,34 @@
 //! Encoding prompts for the U-Net.
 
+use std::fmt;
+
 use tch::{Tensor, no_grad};
 
 use super::{Request, StableDiffusion};
-use crate::models::clip::Tokenizer;
+use crate::models::clip::{Encoding, Tokenizer};
 use crate::prompt::{Piece, apply_weights, at_step, parse_weights};
 use crate::sampler::Plan;
 use crate::{Error, Result};
 
-/// Prompts, encoded for the U-Net.
-#[derive(Debug)]
+/// Prompts, encoded for the U-Net. They show their tokens when they end a notebook cell.
 pub struct EncodedText {
+    /// What the first text encoder read: one a prompt; none where the text is all zeros.
+    pub encodings: Vec<Encoding>,
     /// [B, 77, width]: SDXL's two encoders side by side.
     pub context: Tensor,
     /// SDXL: the second encoder's pooled embedding, [B, width].
     pub text_embeds: Option<Tensor>,
+}
+
+impl fmt::Debug for EncodedText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let context = self.context.size();
+        write!(f, "EncodedText {{ {} texts, context: {context:?}", self.encodings.len())?;
+        match &self.text_embeds {
+            Some(pooled) => write!(f, ", text_embeds: {:?} }}", pooled.size()),
+            None => f.write_str(" }"),
+        }
+    }
 }
 
 impl EncodedText {
@@ -24,6 +38,7 @@ impl EncodedText {
         let pooled: Vec<&Tensor> =
             all.iter().filter_map(|text| text.text_embeds.as_ref()).collect();
         Ok(Self {
+            encodings: all.iter().flat_map(|text| text.encodings.clone()).collect(),
             context: Tensor::f_cat(&contexts, 0)?,
             text_embeds: match pooled.is_empty() {
                 true => None,
@@ -33,7 +48,11 @@ impl EncodedText {
     }
 
     fn map(&self, to: impl Fn(&Tensor) -> Tensor) -> Self {
-        Self { context: to(&self.context), text_embeds: self.text_embeds.as_ref().map(to) }
+        Self {
+            encodings: self.encodings.clone(),
+            context: to(&self.context),
+            text_embeds: self.text_embeds.as_ref().map(to),
+        }
     }
 }
 
@@ -106,7 +125,8 @@ fn texts_at(
         .collect::<Result<Vec<_>>>()?;
     let cond = EncodedText::cat(&cond)?;
     if negative_prompt.is_empty() && negative_2.is_none() && model.zeros_for_empty_prompt {
-        return Ok((cond.map(Tensor::zeros_like), cond));
+        let zeros = EncodedText { encodings: Vec::new(), ..cond.map(Tensor::zeros_like) };
+        return Ok((zeros, cond));
     }
     let negative_2 = negative_2.unwrap_or(negative_prompt);
     let uncond = one(negative_prompt, negative_2, clip_skip.negative)?;
@@ -165,21 +185,21 @@ impl StableDiffusion {
         prompt_2: &str,
         clip_skip: usize,
     ) -> Result<EncodedText> {
-        let ids =
-            |tokenizer: &Tokenizer, prompt| Ok::<_, Error>(tokenizer.encode(prompt)?.tensor());
         no_grad(|| {
-            let first = ids(&self.tokenizer, prompt)?;
+            let encoding = self.tokenizer.encode(prompt)?;
+            let first = encoding.tensor();
+            let encodings = vec![encoding];
             let (Some(tokenizer_2), Some(encoder_2)) = (&self.tokenizer_2, &self.text_encoder_2)
             else {
                 let context = self.text_encoder.encode_skipping(&first, clip_skip)?;
-                return Ok(EncodedText { context, text_embeds: None });
+                return Ok(EncodedText { encodings, context, text_embeds: None });
             };
             let first = self.text_encoder.forward(&first)?;
-            let second = encoder_2.forward(&ids(tokenizer_2, prompt_2)?)?;
+            let second = encoder_2.forward(&tokenizer_2.encode(prompt_2)?.tensor())?;
             let states = [&first, &second].map(|out| out.state_before(1 + clip_skip));
             let [first, second_state] = states;
             let context = Tensor::f_cat(&[first?, second_state?], -1)?;
-            Ok(EncodedText { context, text_embeds: second.text_embeds })
+            Ok(EncodedText { encodings, context, text_embeds: second.text_embeds })
         })
     }
 

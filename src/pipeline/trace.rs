@@ -1,5 +1,6 @@
 //! What happened at every step, as data: one safetensors file.
 
+use std::fmt;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
@@ -11,8 +12,7 @@ use crate::sampler::SamplingStep;
 use crate::tensor_file::{TensorFile, write_tensors};
 use crate::{Error, Result};
 
-/// A generation, step by step. N steps, B pictures.
-#[derive(Debug)]
+/// A generation, step by step. N steps, B pictures. It shows its steps when it ends a notebook cell.
 pub struct Trace {
     /// What the network's outputs predict.
     pub prediction: Prediction,
@@ -41,10 +41,21 @@ pub struct Trace {
     pub latents: Tensor,
     /// [B, 3, H, W] in [-1, 1]: the pictures.
     pub image: Tensor,
+    /// What a person should know, see [`StableDiffusion::warnings`](super::StableDiffusion::warnings).
+    pub notes: Vec<String>,
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (steps, latents, image) = (self.len(), self.latents.size(), self.image.size());
+        write!(f, "Trace {{ {steps} steps, latents: {latents:?}, image: {image:?} }}")
+    }
 }
 
 /// What a trace's prediction is called among the texts of its file.
 const PREDICTION: &str = "prediction";
+/// The same for its notes, one a line.
+const NOTES: &str = "notes";
 
 impl Trace {
     /// Gathers the records of a sampling and its result.
@@ -72,7 +83,7 @@ impl Trace {
                 [vec![c.of_x_0, c.of_noise_pred, c.of_x_t, c.of_noise], earlier].concat()
             })
             .collect();
-        let Generation { latents, image, .. } = generation;
+        let Generation { latents, image, notes, .. } = generation;
         Ok(Self {
             // Without a step there is no output, and nothing to predict.
             prediction: steps.first().map_or(Prediction::Epsilon, |s| s.prediction),
@@ -88,6 +99,7 @@ impl Trace {
             coefficients: Tensor::from_slice(&coefficients).view([-1, 13]),
             latents,
             image,
+            notes,
         })
     }
 
@@ -153,7 +165,12 @@ impl Trace {
     pub fn save(&self, path: impl AsRef<Path>, texts: &[(String, String)]) -> Result<()> {
         let named = self.tensors().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
         let prediction = (PREDICTION.to_owned(), self.prediction.name().to_owned());
-        write_tensors(path, &named, &[texts, &[prediction]].concat())
+        let mut own = vec![prediction];
+        if !self.notes.is_empty() {
+            let one_a_line = self.notes.iter().map(|note| note.replace('\n', " "));
+            own.push((NOTES.to_owned(), one_a_line.collect::<Vec<_>>().join("\n")));
+        }
+        write_tensors(path, &named, &[texts, &own].concat())
     }
 
     /// Reads a trace back.
@@ -180,6 +197,11 @@ impl Trace {
             coefficients: file.tensor("coefficients")?,
             latents: file.tensor("latents")?,
             image: file.tensor("image")?,
+            notes: file
+                .metadata()
+                .get(NOTES)
+                .map(|notes| notes.lines().map(str::to_owned).collect())
+                .unwrap_or_default(),
         };
         let n = trace.len() as i64;
         let per_step = trace.tensors();
@@ -216,6 +238,11 @@ mod tests {
         })
     }
 
+    fn generation(latents: Tensor, image: Tensor) -> Generation {
+        let notes = vec!["first".to_owned(), "second".to_owned()];
+        Generation { latents, image, finished: true, captions: Vec::new(), notes }
+    }
+
     #[test]
     fn the_noise_of_every_model_is_noise_also_after_a_file() -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
@@ -224,10 +251,11 @@ mod tests {
             let steps = [step(3, prediction)?, step(1, prediction)?];
             let (latents, image) =
                 (standard_normal(&[1, 4, 2, 2], 0)?, standard_normal(&[1, 3, 4, 4], 0)?);
-            let trace = Trace::new(&steps, Generation { latents, image, finished: true })?;
+            let trace = Trace::new(&steps, generation(latents, image))?;
             trace.save(&path, &[("prompt".into(), "a cat".into())])?;
             let loaded = Trace::load(&path)?;
             assert_eq!((loaded.len(), loaded.prediction), (2, prediction));
+            assert_eq!(loaded.notes, ["first", "second"]);
             for ((_, a), (_, b)) in trace.tensors().into_iter().zip(loaded.tensors()) {
                 assert!(a.equal(b));
             }
@@ -255,7 +283,7 @@ mod tests {
         let steps = [step(3, Prediction::V)?, step(1, Prediction::V)?];
         let latents = standard_normal(&[1, 4, 2, 2], 0)?;
         let image = standard_normal(&[1, 3, 4, 4], 0)?;
-        let mut trace = Trace::new(&steps, Generation { latents, image, finished: true })?;
+        let mut trace = Trace::new(&steps, generation(latents, image))?;
         trace.noise_rates = trace.noise_rates.narrow(0, 0, 1);
         assert!(trace.noise_cond().is_err());
         trace.save(&path, &[])?;
