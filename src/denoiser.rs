@@ -1,5 +1,7 @@
 //! What a sampler needs from a model, and a model that is exactly right.
 
+use std::fmt;
+
 use tch::{Kind, Tensor};
 
 use crate::prediction::epsilon_from_x_0;
@@ -42,6 +44,13 @@ pub struct ExactDenoiser {
     /// [N, features] in f64
     data: Tensor,
     shape: Vec<i64>,
+}
+
+impl fmt::Debug for ExactDenoiser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.data.size()[0];
+        write!(f, "ExactDenoiser {{ {count} samples of {:?} }}", self.shape)
+    }
 }
 
 impl ExactDenoiser {

@@ -1,8 +1,11 @@
 //! How two predictions become one.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use crate::check::same_shape;
+use crate::short::Few;
 use crate::{Error, Result};
 
 /// Classifier-free guidance.
@@ -136,7 +139,7 @@ fn finite(guidance_scale: f64) -> Result<()> {
 /// let projected = Guidance { projection: Some(Projection::default()), ..12.0.into() };
 /// # let _ = projected;
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Guidance {
     /// How far to go from the unconditional towards the conditional prediction, and past it.
     pub scale: f64,
@@ -149,6 +152,18 @@ pub struct Guidance {
     pub rescale: f64,
     /// Adaptive projected guidance in place of the plain rule: [`guide_projected`].
     pub projection: Option<Projection>,
+}
+
+impl fmt::Debug for Guidance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guidance")
+            .field("scale", &self.scale)
+            .field("scales", &Few(&self.scales))
+            .field("interval", &self.interval)
+            .field("rescale", &self.rescale)
+            .field("projection", &self.projection)
+            .finish()
+    }
 }
 
 impl From<f64> for Guidance {

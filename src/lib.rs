@@ -57,6 +57,7 @@
 
 mod check;
 mod error;
+mod short;
 
 pub mod timesteps;
 pub mod rates;

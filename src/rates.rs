@@ -1,7 +1,10 @@
 //! How much of a sample is picture and how much is noise.
 
+use std::fmt;
+
 use tch::Tensor;
 
+use crate::short::Few;
 use crate::{Error, Result};
 
 /// How much of a sample is picture and how much is noise, once for a batch or for each of its samples.
@@ -23,10 +26,16 @@ use crate::{Error, Result};
 /// assert!((back - x_0).double_value(&[0]).abs() < 1e-12);
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Rates {
     /// (signal_rate, noise_rate): one pair, or one per sample.
     pairs: Vec<(f64, f64)>,
+}
+
+impl fmt::Debug for Rates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rates").field("pairs", &Few(&self.pairs)).finish()
+    }
 }
 
 impl Rates {

@@ -1,8 +1,11 @@
 //! How much noise there is at every timestep, and which timesteps are visited.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::rates::Rates;
+use crate::short::Digits;
 use crate::timesteps::Timesteps;
 use crate::{Error, Result};
 
@@ -25,10 +28,22 @@ pub enum BetaSchedule {
 /// ```text
 /// alpha_t = 1 - beta_t        alpha_bar_t = alpha_1 ... alpha_t        Ho et al. 2020, section 2
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Schedule {
     betas: Vec<f64>,
     alphas_cumprod: Vec<f64>,
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends = |values: &[f64]| {
+            let ends = values.first().zip(values.last()).unwrap_or((&0., &0.));
+            format!("{} to {}", Digits(*ends.0), Digits(*ends.1))
+        };
+        let (betas, alphas_cumprod) = (ends(&self.betas), ends(&self.alphas_cumprod));
+        let count = self.betas.len();
+        write!(f, "Schedule of {count} timesteps: betas {betas}, alphas_cumprod {alphas_cumprod}")
+    }
 }
 
 impl Schedule {

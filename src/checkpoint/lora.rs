@@ -1,6 +1,7 @@
 //! LoRA: a file of low-rank changes to a checkpoint's weights.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::lora_adapter_config::AdapterConfig;
@@ -20,6 +21,12 @@ pub struct Lora {
     pub(super) file: TensorFile,
     key_style: LoraKeyStyle,
     pub(super) layers: Vec<LoraLayer>,
+}
+
+impl fmt::Debug for Lora {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lora {{ {:?}, layers: {:?} }}", self.key_style, self.networks())
+    }
 }
 
 /// The change of one layer, by the keys of its factors.

@@ -57,6 +57,13 @@ pub struct Checkpoint {
     pub(super) tokenizers: Option<PathBuf>,
 }
 
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let networks: Vec<&String> = self.networks.keys().collect();
+        write!(f, "Checkpoint {{ {}, {}, networks: {networks:?} }}", self.family, self.key_style)
+    }
+}
+
 impl Checkpoint {
     /// What was assumed or left out, as sentences for the user.
     pub fn notes(&self) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! A report on a checkpoint: everything that can be said about it before its tensors are read.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ use crate::models::unet::UNet;
 use crate::models::vae::Vae;
 
 /// One network, compared with its configuration.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct NetworkReport {
     /// Its name in a diffusers folder.
     pub name: String,
@@ -37,8 +38,19 @@ pub struct NetworkReport {
     pub refused: Option<String>,
 }
 
+impl fmt::Debug for NetworkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = if self.is_whole() { "whole" } else { "not whole" };
+        let Self { name, tensors, parameters, .. } = self;
+        write!(
+            f,
+            "NetworkReport {{ {name}, {parameters} parameters in {tensors} tensors, {whole} }}"
+        )
+    }
+}
+
 /// What a checkpoint is, and whether it can be opened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Report {
     /// The folder or file.
     pub path: PathBuf,
@@ -65,6 +77,14 @@ pub struct Report {
     pub leftovers: BTreeMap<String, Vec<String>>,
     /// The keys of tensors that belong to no known network.
     pub unknown: Vec<String>,
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = if self.is_whole() { "whole" } else { "not whole" };
+        let networks: Vec<&str> = self.networks.iter().map(|n| n.name.as_str()).collect();
+        write!(f, "Report {{ {}, {whole}, networks: {networks:?} }}", self.family)
+    }
 }
 
 impl Report {

@@ -1,5 +1,6 @@
 //! `scheduler/scheduler_config.json`: a checkpoint's noise schedule and sampler settings.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 /// `scheduler/scheduler_config.json`, whichever diffusers class wrote it.
 ///
 /// A setting that the file leaves out has the default of diffusers' class for the sampler in use, as with `from_config`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct SchedulerConfig {
     #[serde(rename = "_class_name", default)]
     class_name: String,
@@ -72,6 +73,18 @@ pub struct SchedulerConfig {
     original_inference_steps: Option<usize>,
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
+}
+
+impl fmt::Debug for SchedulerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SchedulerConfig")
+            .field("class", &self.class_name)
+            .field("num_train_timesteps", &self.num_train_timesteps)
+            .field("betas", &(self.beta_start, self.beta_end, self.beta_schedule))
+            .field("prediction_type", &self.prediction_type)
+            .field("timestep_spacing", &self.timestep_spacing)
+            .finish_non_exhaustive()
+    }
 }
 
 fn epsilon() -> Prediction {

@@ -1,5 +1,6 @@
 //! One network of a checkpoint: its configuration and its tensors, not yet read.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -18,6 +19,12 @@ pub struct StoredNetwork {
     pub config_path: PathBuf,
     /// Its tensors.
     pub weights: NamedTensors,
+}
+
+impl fmt::Debug for StoredNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredNetwork {{ {:?} }}", self.weights)
+    }
 }
 
 impl StoredNetwork {

@@ -1,13 +1,15 @@
 //! `scores.json`: what `diffuscope eval` measures of a model.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::short::{Digits, Start};
 use crate::{Error, Result};
 
 /// The share of trials that succeeded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     /// How many trials succeeded.
     pub right: u64,
@@ -19,6 +21,13 @@ pub struct Share {
     pub low: f64,
     /// The upper end.
     pub high: f64,
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [share, low, high] = [self.share, self.low, self.high].map(Digits);
+        write!(f, "{} of {} ({share}, {low} to {high})", self.right, self.of)
+    }
 }
 
 impl Share {
@@ -47,7 +56,7 @@ impl Share {
 }
 
 /// Prompt match: the shares of pictures that show what their captions say.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct PromptMatch {
     /// Single things: the object.
     pub object: Share,
@@ -71,6 +80,16 @@ pub struct PromptMatch {
     pub pair: Share,
     /// All pictures: everything at once.
     pub caption: Share,
+}
+
+impl fmt::Debug for PromptMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "PromptMatch {{ caption: {:?}, single: {:?}, pair: {:?}, .. }}",
+            self.caption, self.single, self.pair
+        )
+    }
 }
 
 /// Held-out combinations, compared with trained ones in the same kinds of captions.
@@ -98,7 +117,7 @@ pub struct Memorisation {
 }
 
 /// The scores of the pictures of one guidance scale and one number of steps.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct SettingScores {
     /// The sampler.
     pub sampler: String,
@@ -123,8 +142,20 @@ pub struct SettingScores {
     pub memorisation: Option<Memorisation>,
 }
 
+impl fmt::Debug for SettingScores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sampler, num_inference_steps: steps, guidance_scale: scale, .. } = self;
+        let [distance, diversity] = [self.frechet_distance, self.diversity].map(Digits);
+        write!(
+            f,
+            "SettingScores {{ {sampler}, {steps} steps, guidance {scale}: {:?}, Fréchet {distance}, diversity {diversity} }}",
+            self.prompt_match.caption
+        )
+    }
+}
+
 /// `scores.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Scores {
     /// The model's folder.
     pub model: String,
@@ -148,6 +179,13 @@ pub struct Scores {
     pub frechet_floor: f64,
     /// One entry for each guidance scale and number of steps.
     pub drawn: Vec<SettingScores>,
+}
+
+impl fmt::Debug for Scores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, count, settings) = (Start(&self.model), self.count, self.drawn.len());
+        write!(f, "Scores {{ {model:?}, {count} pictures of each of {settings} settings }}")
+    }
 }
 
 impl Scores {

@@ -1,5 +1,6 @@
 //! The judge: a small classifier of scenes, whose answers score pictures.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -7,13 +8,14 @@ use tch::{Device, Kind, Tensor};
 
 use super::layers::{Conv2d, GroupNorm, Linear, ResnetBlock};
 use crate::models::params::{Params, channels_last};
+use crate::short::Few;
 use crate::tensor_file::{read_config, weight_files};
 use crate::{Error, Result};
 
 const EPS: f64 = 1e-5;
 
 /// The judge's `config.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgeConfig {
     /// The side of the pictures, in pixels.
     pub sample_size: i64,
@@ -25,6 +27,23 @@ pub struct JudgeConfig {
     pub features: i64,
     /// The number of possible answers to each question.
     pub answers: Vec<i64>,
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Judge of {:?}", self.config)
+    }
+}
+
+impl fmt::Debug for JudgeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JudgeConfig")
+            .field("sample_size", &self.sample_size)
+            .field("block_out_channels", &Few(&self.block_out_channels))
+            .field("features", &self.features)
+            .field("answers", &Few(&self.answers))
+            .finish_non_exhaustive()
+    }
 }
 
 impl JudgeConfig {
@@ -66,6 +85,13 @@ pub struct JudgeOutput {
     pub features: Tensor,
     /// The logits of each question's answers, [B, n], in f32.
     pub logits: Vec<Tensor>,
+}
+
+impl fmt::Debug for JudgeOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (features, questions) = (self.features.size(), self.logits.len());
+        write!(f, "JudgeOutput {{ features: {features:?}, {questions} questions }}")
+    }
 }
 
 struct JudgeLevel {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -55,6 +56,12 @@ impl std::fmt::Display for TensorProblem {
 pub struct Params {
     store: Rc<RefCell<TensorStore>>,
     prefix: String,
+}
+
+impl fmt::Debug for Params {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Params {{ {} tensors, prefix: {:?} }}", self.variables().len(), self.prefix)
+    }
 }
 
 /// Where the tensors come from.

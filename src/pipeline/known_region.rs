@@ -1,5 +1,7 @@
 //! Inpainting with a model that was not made for it: the rest of the picture is put back after every step.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use crate::Result;
@@ -13,6 +15,12 @@ pub struct KnownRegion {
     pub x_0: Tensor,
     /// The noise that the drawing started from.
     pub noise: Tensor,
+}
+
+impl fmt::Debug for KnownRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KnownRegion {{ mask: {:?}, x_0: {:?} }}", self.mask.size(), self.x_0.size())
+    }
 }
 
 impl KnownRegion {

@@ -1,6 +1,7 @@
 //! A Stable Diffusion of any family: its networks, tokenizers and schedules.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -48,6 +49,16 @@ pub struct StableDiffusion {
     pub(super) params: BTreeMap<String, Params>,
     /// The tensors that low-rank changes were added to.
     pub(super) changed: BTreeSet<(&'static str, String)>,
+}
+
+impl fmt::Debug for StableDiffusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size =
+            self.unet.config().sample_size.map_or(0, |side| side * self.vae.config().factor());
+        let (device, sampler) = (crate::device::name(self.device), self.scheduler.sampler());
+        let loras = if self.changed.is_empty() { "" } else { ", with low-rank changes" };
+        write!(f, "StableDiffusion of {size}×{size} pixels on {device}, {sampler}{loras}")
+    }
 }
 
 impl StableDiffusion {

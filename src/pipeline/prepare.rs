@@ -1,5 +1,7 @@
 //! Everything that is known of a request before its first step, as values.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::conditions::{conditions, mask_cells};
@@ -40,6 +42,12 @@ pub struct Prepared<'a> {
     pub captions: Vec<String>,
     /// What a person should know, see [`StableDiffusion::warnings`].
     pub notes: Vec<String>,
+}
+
+impl fmt::Debug for Prepared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Prepared {{ {:?}, x_t: {:?} }}", self.plan, self.x_t.size())
+    }
 }
 
 /// Everything that is known of a request before its first step.

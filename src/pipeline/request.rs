@@ -1,9 +1,12 @@
 //! What one generation is asked for.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use crate::guidance::Guidance;
 use crate::sampler::{Clip, Sampler};
+use crate::short::{Few, Start, starts};
 
 /// Everything that one generation depends on.
 ///
@@ -18,7 +21,6 @@ use crate::sampler::{Clip, Sampler};
 /// let several = Request::batch(["a red apple", "a boat"]);
 /// assert_eq!(several.prompts.len(), 2);
 /// ```
-#[derive(Debug)]
 pub struct Request {
     /// One picture each.
     pub prompts: Vec<String>,
@@ -58,6 +60,19 @@ pub struct Request {
     pub low_res: Option<LowResImage>,
     /// SDXL: the second text encoder's prompts, and sizes.
     pub sdxl: Option<Sdxl>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("prompts", &Few(&starts(&self.prompts)))
+            .field("negative_prompt", &Start(&self.negative_prompt))
+            .field("sampler", &self.sampler)
+            .field("num_inference_steps", &self.num_inference_steps)
+            .field("guidance", &self.guidance.scale)
+            .field("seeds", &Few(&self.picture_seeds()))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Request {
@@ -209,7 +224,7 @@ impl LowResImage {
 }
 
 /// What SDXL is told beside its prompts.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Sdxl {
     /// What the second text encoder reads, one for every picture; empty for the same prompts.
     pub prompts_2: Vec<String>,
@@ -217,6 +232,16 @@ pub struct Sdxl {
     pub negative_prompt_2: Option<String>,
     /// The sizes that the model was trained with; `None` for a whole picture of the size that is drawn.
     pub sizes: Option<ImageSizes>,
+}
+
+impl fmt::Debug for Sdxl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sdxl")
+            .field("prompts_2", &Few(&starts(&self.prompts_2)))
+            .field("negative_prompt_2", &self.negative_prompt_2.as_deref().map(Start))
+            .field("sizes", &self.sizes)
+            .finish()
+    }
 }
 
 /// SDXL's size conditioning, in pixels, under diffusers' names: Podell et al. 2023, section 2.2.

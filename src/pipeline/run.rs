@@ -28,7 +28,11 @@ pub struct Generation {
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (image, latents) = (self.image.size(), self.latents.size());
-        write!(f, "Generation {{ image: {image:?}, latents: {latents:?}, finished: {}", self.finished)?;
+        write!(
+            f,
+            "Generation {{ image: {image:?}, latents: {latents:?}, finished: {}",
+            self.finished
+        )?;
         match self.notes.len() {
             0 => f.write_str(" }"),
             count => write!(f, ", {count} notes }}"),

@@ -1,7 +1,10 @@
 //! One chart: its axes, and the lines, points, bands, histograms and heat maps on them.
 
+use std::fmt;
+
 use super::axis::{Axis, Extent};
 use super::theme::{self, Color};
+use crate::short::Start;
 use crate::{Error, Result};
 
 /// One chart. Panels side by side make a [`figure`](super::figure()).
@@ -14,12 +17,18 @@ use crate::{Error, Result};
 /// assert_eq!(figure.width(), 1100);
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Panel {
     pub(super) title: String,
     pub(super) x: Axis,
     pub(super) y: Axis,
     pub(super) layers: Vec<PanelLayer>,
+}
+
+impl fmt::Debug for Panel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Panel {{ {:?}, {} layers }}", Start(&self.title), self.layers.len())
+    }
 }
 
 /// One thing that is drawn on a panel.

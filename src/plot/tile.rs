@@ -1,5 +1,7 @@
 //! What stands in one place of a sheet.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::latent_channels::LatentChannels;
@@ -13,6 +15,12 @@ pub struct Tile {
     pub(super) image: Rgb8,
     /// Whether every value stays a sharp square.
     pub(super) sharp: bool,
+}
+
+impl fmt::Debug for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tile of {:?}", self.image)
+    }
 }
 
 impl Tile {

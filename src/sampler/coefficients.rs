@@ -1,13 +1,16 @@
 //! A reverse step as a weighted sum of what is known.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::{Evaluation, Position};
 use crate::check::same_shape;
+use crate::short::Digits;
 use crate::{Error, Result};
 
 /// The coefficients of one evaluation in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Clone, Copy, PartialEq, Default)]
 pub struct EvaluationCoefficients {
     /// Of the picture that the model saw.
     pub of_x_0: f64,
@@ -15,6 +18,16 @@ pub struct EvaluationCoefficients {
     pub of_noise_pred: f64,
     /// Of the sample that was evaluated.
     pub of_x_t: f64,
+}
+
+impl fmt::Debug for EvaluationCoefficients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&sum(&[
+            (self.of_x_0, "x_0"),
+            (self.of_noise_pred, "noise_pred"),
+            (self.of_x_t, "x_t"),
+        ]))
+    }
 }
 
 /// How many evaluations a step can use besides the newest.
@@ -26,7 +39,7 @@ pub const EARLIER: usize = 3;
 /// prev_sample = of_x_0 x_0 + of_noise_pred noise_pred + of_x_t x_t + of_noise noise
 ///             + the same sum without noise over each earlier evaluation
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Clone, Copy, PartialEq, Default)]
 pub struct Coefficients {
     /// Of the predicted picture.
     pub of_x_0: f64,
@@ -38,6 +51,31 @@ pub struct Coefficients {
     pub of_noise: f64,
     /// Of earlier evaluations, the latest first: multistep and two-stage samplers use them.
     pub earlier: [EvaluationCoefficients; EARLIER],
+}
+
+impl fmt::Debug for Coefficients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let newest = [
+            (self.of_x_0, "x_0"),
+            (self.of_noise_pred, "noise_pred"),
+            (self.of_x_t, "x_t"),
+            (self.of_noise, "noise"),
+        ];
+        f.write_str(&sum(&newest))?;
+        let earlier = self.earlier.iter().enumerate();
+        for (i, of) in earlier.filter(|(_, of)| **of != EvaluationCoefficients::default()) {
+            write!(f, ", {} evaluations before: {of:?}", i + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// The terms that count, as they are added.
+fn sum(terms: &[(f64, &str)]) -> String {
+    let terms = terms.iter().filter(|(coefficient, _)| *coefficient != 0.);
+    let terms: Vec<String> =
+        terms.map(|(coefficient, of)| format!("{} {of}", Digits(*coefficient))).collect();
+    if terms.is_empty() { "0".to_owned() } else { terms.join(" + ").replace("+ -", "- ") }
 }
 
 impl Coefficients {

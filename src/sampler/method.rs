@@ -6,6 +6,7 @@ use super::grid::Grid;
 use super::{Options, PlanSettings, PlannedStep, Sigmas};
 use crate::Result;
 use crate::schedule::{Schedule, Spacing};
+use crate::short::Few;
 
 /// How one step follows from what is known: a row of [`METHODS`](super::METHODS).
 pub struct Method {
@@ -28,7 +29,7 @@ pub struct Method {
 }
 
 /// A name of a method on the command line.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Name {
     /// The name.
     pub name: &'static str,
@@ -36,6 +37,15 @@ pub struct Name {
     pub aliases: &'static [&'static str],
     /// The options that the name stands for.
     pub options: Options,
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Name")
+            .field("name", &self.name)
+            .field("aliases", &Few(self.aliases))
+            .finish()
+    }
 }
 
 /// What diffusers' class of a method assumes where a scheduler's file says nothing, and which settings it knows.

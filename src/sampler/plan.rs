@@ -1,10 +1,13 @@
 //! A sampling before it starts: where the model will be evaluated, and the coefficients of every step.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::{Clip, Evaluation, PlanSettings, PlannedStep, Position, Sampler};
 use crate::prediction::Prediction;
 use crate::schedule::Schedule;
+use crate::short::Digits;
 use crate::{Error, Result};
 
 /// Everything that is known of a sampling before it starts.
@@ -19,7 +22,7 @@ use crate::{Error, Result};
 /// }
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Plan {
     /// The sampler.
     pub sampler: Sampler,
@@ -34,6 +37,20 @@ pub struct Plan {
     pub steps: Vec<PlannedStep>,
     /// The factor that makes standard noise the first sample.
     pub init_noise_sigma: f64,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sampler, steps) = (self.sampler, self.num_inference_steps);
+        write!(f, "Plan {{ {sampler}, {steps} steps, {} evaluations", self.steps.len())?;
+        match self.steps.first().zip(self.steps.last()) {
+            Some((first, last)) => {
+                let [from, to] = [first.position.t, last.position.t].map(Digits);
+                write!(f, ", t = {from} to {to} }}")
+            }
+            None => f.write_str(" }"),
+        }
+    }
 }
 
 impl Plan {

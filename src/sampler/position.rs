@@ -1,10 +1,13 @@
 //! Where a sample is between picture and noise.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use crate::Result;
 use crate::rates::Rates;
 use crate::schedule::{Schedule, Step};
+use crate::short::Digits;
 
 /// Where a sample is between picture and noise.
 ///
@@ -14,7 +17,7 @@ use crate::schedule::{Schedule, Step};
 /// Samplers in time keep the variance: `signal_rate = sqrt(alpha_bar_t)`, `noise_rate = sqrt(1 - alpha_bar_t)`. Samplers
 /// in sigma keep the picture: `signal_rate` is 1, and `noise_rate` is sigma. Both are the same sample at another size.
 /// Papers on DPM-Solver and its relatives call the rates `alpha_t` and `sigma_t`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Position {
     /// The timestep that the model is given; it may lie between two training timesteps.
     pub t: f64,
@@ -22,6 +25,16 @@ pub struct Position {
     pub signal_rate: f64,
     /// How much noise there is.
     pub noise_rate: f64,
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Position")
+            .field("t", &Digits(self.t))
+            .field("signal_rate", &Digits(self.signal_rate))
+            .field("noise_rate", &Digits(self.noise_rate))
+            .finish()
+    }
 }
 
 impl Position {

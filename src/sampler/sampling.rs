@@ -1,5 +1,7 @@
 //! The loop over the steps of any sampler, as an iterator.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::{Coefficients, Evaluation, Plan, Position};
@@ -13,7 +15,6 @@ use crate::{Error, Result};
 const REMEMBERED: usize = 8;
 
 /// What happened in one step.
-#[derive(Debug)]
 pub struct SamplingStep {
     /// Counted from 0.
     pub i: usize,
@@ -37,6 +38,13 @@ pub struct SamplingStep {
     pub x_0: Tensor,
     /// The sample that it ended on.
     pub prev_sample: Tensor,
+}
+
+impl fmt::Debug for SamplingStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.x_t.size();
+        write!(f, "SamplingStep {{ i: {}, {:?}, x_t: {size:?} }}", self.i, self.position)
+    }
 }
 
 impl SamplingStep {
@@ -72,6 +80,13 @@ pub struct Sampling<'a, D: Denoiser> {
     earlier: Vec<Evaluation>,
     x_t: Tensor,
     i: usize,
+}
+
+impl<D: Denoiser> fmt::Debug for Sampling<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (taken, all) = (self.taken(), self.plan.steps.len());
+        write!(f, "Sampling {{ {}, {taken} of {all} evaluations taken }}", self.plan.sampler)
+    }
 }
 
 impl<'a, D: Denoiser> Sampling<'a, D> {
@@ -112,6 +127,16 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             x_t,
             i: 0,
         })
+    }
+
+    /// The steps that it takes.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How many of the plan's evaluations are done.
+    pub fn taken(&self) -> usize {
+        self.i.min(self.plan.steps.len())
     }
 
     /// The current sample: the result, after the last step.

@@ -1,10 +1,13 @@
 //! What a plan depends on besides the sampler, the schedule and the number of steps.
 
+use std::fmt;
+
 use tch::{Kind, Tensor};
 
 use super::{FinalSigma, Sigmas};
 use crate::prediction::Prediction;
 use crate::schedule::Spacing;
+use crate::short::Few;
 use crate::{Error, Result};
 
 /// How the predicted picture is kept within its range.
@@ -54,7 +57,7 @@ impl Clip {
 }
 
 /// Everything that a plan depends on besides the sampler, the schedule and the number of steps.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct PlanSettings {
     /// What the model predicts.
     pub prediction: Prediction,
@@ -78,6 +81,22 @@ pub struct PlanSettings {
     ///   divide T, that is not the next visited timestep, on which they end otherwise.
     /// - The stochastic DPM-Solver++ of order 3 has another sign in its second difference.
     pub as_diffusers: bool,
+}
+
+impl fmt::Debug for PlanSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlanSettings")
+            .field("prediction", &self.prediction)
+            .field("spacing", &self.spacing)
+            .field("steps_offset", &self.steps_offset)
+            .field("timesteps", &self.timesteps.as_deref().map(Few))
+            .field("sigmas", &self.sigmas)
+            .field("set_alpha_to_one", &self.set_alpha_to_one)
+            .field("final_sigma", &self.final_sigma)
+            .field("clip", &self.clip)
+            .field("as_diffusers", &self.as_diffusers)
+            .finish()
+    }
 }
 
 impl Default for PlanSettings {

@@ -1,5 +1,7 @@
 //! Scenes: from a seed to a picture and its caption.
 
+use std::fmt;
+
 use super::content::draw_truth;
 use super::grammar::{CaptionForm, Truth, caption};
 use super::held_out::{HeldOut, Split};
@@ -25,6 +27,12 @@ pub struct Scenes {
     size: usize,
     sprites: Sprites,
     held_out: HeldOut,
+}
+
+impl fmt::Debug for Scenes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scenes of {0}×{0} pixels", self.size)
+    }
 }
 
 impl Scenes {

@@ -1,6 +1,7 @@
 //! The tensors of one network under diffusers' names, in whatever files and under whatever keys they are stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -34,6 +35,13 @@ struct TensorSource {
 pub struct NamedTensors {
     files: Vec<Rc<TensorFile>>,
     index: BTreeMap<String, TensorSource>,
+}
+
+impl fmt::Debug for NamedTensors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tensors, files) = (self.index.len(), self.files.len());
+        write!(f, "NamedTensors {{ {tensors} tensors in {files} files }}")
+    }
 }
 
 impl NamedTensors {

@@ -1,6 +1,7 @@
 //! Reading a file of tensors, safetensors or torch's: mapped into memory, one tensor at a time.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,12 @@ pub struct TensorFile {
     index: BTreeMap<String, TensorLocation>,
     metadata: HashMap<String, String>,
     others: Vec<String>,
+}
+
+impl fmt::Debug for TensorFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TensorFile {{ {} tensors in {} }}", self.index.len(), self.path.display())
+    }
 }
 
 impl TensorFile {

@@ -1,5 +1,6 @@
 //! The diffusion model's training: text encoder and U-Net together, on latents that were encoded once.
 
+use std::fmt;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor, no_grad};
@@ -25,6 +26,7 @@ use crate::models::vae::Vae;
 use crate::noise::{standard_normal, with_seed};
 use crate::sampler::ddim_step;
 use crate::schedule::{Schedule, Spacing, steps, timesteps};
+use crate::short::{Few, starts};
 use crate::{Error, Result};
 
 /// The settings of a diffusion model's training besides [`TrainSettings`].
@@ -43,6 +45,17 @@ pub struct DiffusionSettings {
     pub guidance_scale: f64,
 }
 
+impl fmt::Debug for DiffusionSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiffusionSettings")
+            .field("caption_dropout", &self.caption_dropout)
+            .field("min_snr", &self.min_snr)
+            .field("prompts", &Few(&starts(&self.prompts)))
+            .field("guidance_scale", &self.guidance_scale)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The trained parts of a model that its text encoder and U-Net are trained for, and where they are.
 pub struct FrozenParts<'a> {
     /// The tokenizer.
@@ -53,6 +66,13 @@ pub struct FrozenParts<'a> {
     pub vae: &'a Vae,
     /// The folder with its `vae/`.
     pub vae_folder: &'a Path,
+}
+
+impl fmt::Debug for FrozenParts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (vae, tokenizer) = (self.vae_folder.display(), self.tokenizer_folder.display());
+        write!(f, "FrozenParts {{ vae of {vae}, tokenizer of {tokenizer} }}")
+    }
 }
 
 struct DiffusionTask<'a> {

@@ -1,5 +1,6 @@
 //! The latents of captioned pictures, encoded once: what the U-Net is trained on.
 
+use std::fmt;
 use std::path::Path;
 
 use tch::{Kind, Tensor, no_grad};
@@ -16,6 +17,12 @@ pub struct CaptionedLatents {
     pub latents: Tensor,
     /// Token ids of each caption [N, 77].
     pub ids: Tensor,
+}
+
+impl fmt::Debug for CaptionedLatents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CaptionedLatents {{ latents: {:?} }}", self.latents.size())
+    }
 }
 
 impl CaptionedLatents {

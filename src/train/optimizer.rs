@@ -1,5 +1,7 @@
 //! AdamW and Muon with f32 master weights, and their moving average.
 
+use std::fmt;
+
 use tch::{Kind, Tensor, no_grad};
 
 use super::muon::orthogonal;
@@ -26,6 +28,12 @@ pub struct OptimizerConfig {
     /// Update the matrices and convolutions between the first and the last layer by Muon, and the rest by
     /// AdamW.
     pub muon: bool,
+}
+
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Optimizer {{ {} tensors, step {} }}", self.tensors.len(), self.step)
+    }
 }
 
 /// The decay of Muon's mean of the gradients.

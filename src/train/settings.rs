@@ -1,5 +1,6 @@
 //! How a network is trained.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::optimizer::OptimizerConfig;
 use crate::{Error, Result};
 
 /// How long, how fast and where a network is trained.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TrainSettings {
     /// The folder for the log, the checkpoint, the sheets and the network.
     pub out: PathBuf,
@@ -39,6 +40,19 @@ pub struct TrainSettings {
     pub device: Device,
     /// How a step is taken.
     pub optimizer: OptimizerConfig,
+}
+
+impl fmt::Debug for TrainSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrainSettings")
+            .field("out", &self.out)
+            .field("steps", &self.steps)
+            .field("batch", &self.batch)
+            .field("learning_rate", &self.learning_rate)
+            .field("seed", &self.seed)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
 }
 
 impl TrainSettings {

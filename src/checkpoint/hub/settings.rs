@@ -1,5 +1,6 @@
 //! The hub's settings: address, cache, token.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -17,6 +18,13 @@ pub struct Hub {
     pub offline: bool,
     /// Report downloads on stderr: with a progress bar on a terminal, otherwise in one line.
     pub progress: bool,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = if self.token.is_some() { "with a token" } else { "without a token" };
+        write!(f, "Hub {{ {}, {token}, offline: {} }}", self.endpoint, self.offline)
+    }
 }
 
 impl Hub {

@@ -1,5 +1,6 @@
 //! CLIP's text encoder: a causal transformer over 77 tokens.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -7,11 +8,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::models::layers::{LayerNorm, Linear, attention, carried_kind, join_heads, split_heads};
 use crate::models::params::{Init, Params};
+use crate::short::Start;
 use crate::tensor_file::{read_config, weight_files};
 use crate::{Error, Result};
 
 /// `text_encoder/config.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are transformers' own")]
 pub struct TextConfig {
     pub vocab_size: i64,
@@ -30,6 +32,19 @@ pub struct TextConfig {
     /// The width of the pooled embedding, if the weights have a projection.
     #[serde(default = "projection_dim")]
     pub projection_dim: i64,
+}
+
+impl fmt::Debug for TextConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            num_hidden_layers: layers, hidden_size: width, num_attention_heads: heads, ..
+        } = self;
+        let (words, act) = (self.vocab_size, Start(&self.hidden_act));
+        write!(
+            f,
+            "TextConfig {{ {layers} layers, width {width}, {heads} heads, {words} tokens, {act:?} }}"
+        )
+    }
 }
 
 fn layer_norm_eps() -> f64 {
@@ -133,7 +148,6 @@ impl EncoderLayer {
 }
 
 /// What a text encoder computes from token ids.
-#[derive(Debug)]
 pub struct TextOutput {
     /// The states before the first layer and after every layer, [B, n, hidden_size] each, without the final
     /// layer norm.
@@ -143,6 +157,16 @@ pub struct TextOutput {
     /// The last hidden state at the end token, projected: [B, projection_dim]. `None` for an encoder
     /// whose weights have no projection.
     pub text_embeds: Option<Tensor>,
+}
+
+impl fmt::Debug for TextOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextOutput")
+            .field("hidden_states", &self.hidden_states.len())
+            .field("last_hidden_state", &self.last_hidden_state)
+            .field("text_embeds", &self.text_embeds)
+            .finish()
+    }
 }
 
 impl TextOutput {
@@ -169,6 +193,12 @@ pub struct TextEncoder {
     final_layer_norm: LayerNorm,
     /// Only in `CLIPTextModelWithProjection`.
     text_projection: Option<Linear>,
+}
+
+impl fmt::Debug for TextEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TextEncoder of {:?}", self.config)
+    }
 }
 
 impl TextEncoder {

@@ -1,5 +1,6 @@
 //! CLIP's byte-pair tokenizer.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
+use crate::short::{Few, Start};
 use crate::{Error, Result};
 
 const START: &str = "<|startoftext|>";
@@ -25,8 +27,15 @@ pub struct Tokenizer {
     length: usize,
 }
 
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.inner.get_vocab_size(true);
+        write!(f, "Tokenizer {{ {words} tokens, {} ids a text }}", self.length)
+    }
+}
+
 /// A prompt as token ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Encoding {
     /// 77 ids: start, the text's, end, padding.
     pub ids: Vec<i64>,
@@ -34,6 +43,17 @@ pub struct Encoding {
     pub tokens: Vec<String>,
     /// The end of the prompt, if it did not fit.
     pub cut: Option<String>,
+}
+
+impl fmt::Debug for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tokens = Few(&self.tokens);
+        write!(f, "Encoding {{ {} ids, tokens: {tokens:?}", self.ids.len())?;
+        match &self.cut {
+            Some(cut) => write!(f, ", cut: {:?} }}", Start(cut)),
+            None => f.write_str(" }"),
+        }
+    }
 }
 
 impl Encoding {

@@ -1,6 +1,7 @@
 //! The U-Net's transformers: the picture attends to itself and to the text.
 
 use std::cell::RefCell;
+use std::fmt;
 
 use tch::Tensor;
 
@@ -21,6 +22,12 @@ pub struct AttentionMap {
     /// Whether the keys are the text's tokens (`attn2`) or the picture's cells (`attn1`). With
     /// `only_cross_attention` both attend to the text.
     pub cross: bool,
+}
+
+impl fmt::Debug for AttentionMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AttentionMap {{ {}, weights: {:?} }}", self.layer, self.weights.size())
+    }
 }
 
 /// Where attention layers put their maps, if they were asked for.

@@ -1,5 +1,7 @@
 //! The U-Net as a [`Denoiser`], alone and with fixed conditions.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::conditions::Conditions;
@@ -26,6 +28,12 @@ pub struct Conditioned<'a> {
     pub unet: &'a UNet,
     /// Its conditions.
     pub conditions: Conditions,
+}
+
+impl fmt::Debug for Conditioned<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Conditioned {{ {:?} }}", self.conditions)
+    }
 }
 
 impl Denoiser for Conditioned<'_> {

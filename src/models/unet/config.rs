@@ -1,15 +1,18 @@
 //! `unet/config.json`: what a U-Net is built from.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::models::layers::PerLevel;
+use crate::short::Few;
 use crate::{Error, Result};
 
 /// The numbers in SDXL's `time_ids`: height and width of the original, the crop's corner, height and width of the target.
 pub(super) const SIZES: i64 = 6;
 
 /// `unet/config.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are diffusers' own")]
 pub struct UNetConfig {
     pub in_channels: i64,
@@ -64,6 +67,19 @@ pub struct UNetConfig {
     pub sample_size: Option<i64>,
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
+}
+
+impl fmt::Debug for UNetConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UNetConfig")
+            .field("in_channels", &self.in_channels)
+            .field("out_channels", &self.out_channels)
+            .field("block_out_channels", &Few(&self.block_out_channels))
+            .field("layers_per_block", &self.layers_per_block)
+            .field("cross_attention_dim", &self.cross_attention_dim)
+            .field("sample_size", &self.sample_size)
+            .finish_non_exhaustive()
+    }
 }
 
 /// diffusers writes one side, or height and width.

@@ -1,6 +1,7 @@
 //! The U-Net itself: a noisy sample, a timestep and a context to a prediction of the noise.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
@@ -27,6 +28,12 @@ pub struct UNet {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     kind: Kind,
+}
+
+impl fmt::Debug for UNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UNet of {:?}", self.config)
+    }
 }
 
 impl UNet {

@@ -1,5 +1,6 @@
 //! The autoencoder: pictures to latents and back.
 
+use std::fmt;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
@@ -22,6 +23,12 @@ pub struct Vae {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     kind: Kind,
+}
+
+impl fmt::Debug for Vae {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vae of {:?}", self.config)
+    }
 }
 
 impl Vae {

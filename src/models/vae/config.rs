@@ -1,12 +1,15 @@
 //! `vae/config.json`: what an autoencoder is built from.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
+use crate::short::Few;
 use crate::{Error, Result};
 
 /// `vae/config.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are diffusers' own")]
 pub struct VaeConfig {
     pub in_channels: i64,
@@ -37,6 +40,18 @@ pub struct VaeConfig {
     /// The mean that some later models subtract from the latents: not supported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latents_mean: Option<Vec<f64>>,
+}
+
+impl fmt::Debug for VaeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaeConfig")
+            .field("latent_channels", &self.latent_channels)
+            .field("block_out_channels", &Few(&self.block_out_channels))
+            .field("layers_per_block", &self.layers_per_block)
+            .field("sample_size", &self.sample_size)
+            .field("scaling_factor", &self.scaling_factor)
+            .finish_non_exhaustive()
+    }
 }
 
 fn silu() -> String {

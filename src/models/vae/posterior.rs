@@ -1,5 +1,7 @@
 //! The distribution of a picture's latents.
 
+use std::fmt;
+
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
@@ -10,6 +12,12 @@ pub struct Posterior {
     pub mean: Tensor,
     /// The logarithm of the variance, clamped to [-30, 20].
     pub logvar: Tensor,
+}
+
+impl fmt::Debug for Posterior {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Posterior {{ mean: {:?} }}", self.mean.size())
+    }
 }
 
 impl Posterior {
