@@ -49,6 +49,7 @@
 //! | [`measure`] | What does a figure measure? | |
 //! | [`plot`] | How does a figure look? | |
 //! | [`figures`] | What do the chapters draw? | `measure`, `plot`, `pipeline` |
+//! | [`notebook`] | What does a value show when it ends a cell? | `figures` |
 //! | `scenes` (feature) | What are the training pictures? | |
 //! | [`eval`] | How many pictures show what they should? | `scenes`, `plot` |
 //! | [`train`] | How does a network learn? | `models`, `scenes`, `eval` |
@@ -78,6 +79,7 @@ pub mod pipeline;
 pub mod measure;
 pub mod plot;
 pub mod figures;
+pub mod notebook;
 #[cfg(feature = "scenes")]
 pub mod scenes;
 pub mod eval;

@@ -19,4 +19,5 @@ pub use forward::{moments_figure, noise_strip};
 pub use guidance::guidance_geometry;
 pub use loss::loss_curve;
 pub use schedule::schedule_figure;
+pub(crate) use trace::trace_strip;
 pub use trace::{trace_figure, trace_latents};

@@ -34,15 +34,56 @@ pub fn trace_figure(trace: &Trace, decode: impl Fn(&Tensor) -> Result<Tensor>) -
 /// # Errors
 /// A trace without steps, or whose tensors do not fit each other; NaN or infinity.
 pub fn trace_latents(trace: &Trace) -> Result<Sheet> {
+    trace_sheet(trace, latent_tile(trace)?)
+}
+
+/// Draws latents of a trace, with one limit for all of it.
+fn latent_tile(trace: &Trace) -> Result<impl Fn(&Tensor) -> Result<Tile>> {
     let largest = |x: &Tensor| -> Result<f64> {
         if x.numel() == 0 { Ok(0.) } else { Ok(f64::try_from(x.f_abs()?.f_max()?)?) }
     };
     let limit = largest(&trace.x_t)?.max(largest(&trace.x_0)?);
     let limit = if limit == 0. { 1. } else { limit };
-    trace_sheet(trace, |latents| Tile::latents(latents, limit))
+    Ok(move |latents: &Tensor| Tile::latents(latents, limit))
+}
+
+/// The film strip of a trace, without a decoder: its latents, and the picture that the steps end on.
+pub(crate) fn trace_strip(trace: &Trace) -> Result<Sheet> {
+    let (mut rows, mut labels) = trace_rows(trace, latent_tile(trace)?)?;
+    for (b, row) in rows.iter_mut().skip(1).step_by(2).enumerate() {
+        row.push(Tile::picture(&trace.image.narrow(0, b as i64, 1))?);
+    }
+    labels.columns.push("picture".to_owned());
+    let note = "figures::trace_figure(&trace, |latents| sd.decode(latents)) draws them as pictures";
+    let note = match labels.note.as_str() {
+        "" => note.to_owned(),
+        some => format!("{some}; {note}"),
+    };
+    sheet_of(rows, TraceLabels { note, ..labels })
 }
 
 fn trace_sheet(trace: &Trace, tile: impl Fn(&Tensor) -> Result<Tile>) -> Result<Sheet> {
+    let (rows, labels) = trace_rows(trace, tile)?;
+    sheet_of(rows, labels)
+}
+
+/// What stands around the tiles of a trace.
+struct TraceLabels {
+    rows: Vec<String>,
+    columns: Vec<String>,
+    note: String,
+}
+
+fn sheet_of(rows: Vec<Vec<Tile>>, labels: TraceLabels) -> Result<Sheet> {
+    let sheet = Sheet::new(rows)?.row_labels(labels.rows)?.column_labels(labels.columns)?;
+    Ok(if labels.note.is_empty() { sheet } else { sheet.note(labels.note) })
+}
+
+/// Two rows for every picture: `x_t`, and the predicted `x_0`.
+fn trace_rows(
+    trace: &Trace,
+    tile: impl Fn(&Tensor) -> Result<Tile>,
+) -> Result<(Vec<Vec<Tile>>, TraceLabels)> {
     let timesteps = timesteps(trace)?;
     let shape = steps_of("x_t", &trace.x_t, timesteps.len())?;
     if trace.x_0.size() != shape {
@@ -58,11 +99,12 @@ fn trace_sheet(trace: &Trace, tile: impl Fn(&Tensor) -> Result<Tile>) -> Result<
         }
     }
     let said = |t: f64| if t.fract() == 0. { format!("t = {t}") } else { format!("t = {t:.1}") };
-    let sheet = Sheet::new(rows)?
-        .row_labels(labels)?
-        .column_labels(shown.iter().map(|i| said(timesteps[*i])))?;
-    let note = format!("{} of {} steps", shown.len(), timesteps.len());
-    Ok(if shown.len() < timesteps.len() { sheet.note(note) } else { sheet })
+    let columns = shown.iter().map(|i| said(timesteps[*i])).collect();
+    let note = match shown.len() < timesteps.len() {
+        true => format!("{} of {} steps", shown.len(), timesteps.len()),
+        false => String::new(),
+    };
+    Ok((rows, TraceLabels { rows: labels, columns, note }))
 }
 
 /// At most `most` of `count` places, at equal distances, with both ends.

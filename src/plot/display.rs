@@ -90,9 +90,12 @@ pub(super) fn save(path: &Path, png: &[u8]) -> Result<()> {
 }
 
 /// The kernel's protocol: one block a MIME type, binary data in base64.
+pub(crate) fn content(mime: &str, body: &str) -> String {
+    format!("EVCXR_BEGIN_CONTENT {mime}\n{body}\nEVCXR_END_CONTENT\n")
+}
+
+/// A picture and what it shows, in words.
 pub(super) fn block(png: Result<Vec<u8>>, text: &str) -> String {
-    let content =
-        |mime: &str, body: &str| format!("EVCXR_BEGIN_CONTENT {mime}\n{body}\nEVCXR_END_CONTENT\n");
     match png {
         Ok(png) => content("image/png", &STANDARD.encode(png)) + &content("text/plain", text),
         Err(error) => content("text/plain", &format!("{text}: {error}")),
@@ -100,7 +103,7 @@ pub(super) fn block(png: Result<Vec<u8>>, text: &str) -> String {
 }
 
 /// One write, so that nothing comes between the lines of a block.
-pub(super) fn print(block: &str) {
+pub(crate) fn print(block: &str) {
     let mut out = std::io::stdout().lock();
     // There is no one to tell when the output is closed.
     let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());

@@ -30,6 +30,7 @@ pub mod theme;
 mod tile;
 
 pub use display::Figure;
+pub(crate) use display::{content, print};
 pub use latents::{LatentsView, latents};
 pub use panel::{Panel, panel};
 pub use panels::{figure, lines};

@@ -80,6 +80,8 @@ pub struct Sampling<'a, D: Denoiser> {
     earlier: Vec<Evaluation>,
     x_t: Tensor,
     i: usize,
+    /// After a step that failed there is no other.
+    failed: bool,
 }
 
 impl<D: Denoiser> fmt::Debug for Sampling<'_, D> {
@@ -126,6 +128,7 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             earlier: Vec::new(),
             x_t,
             i: 0,
+            failed: false,
         })
     }
 
@@ -136,7 +139,7 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
 
     /// How many of the plan's evaluations are done.
     pub fn taken(&self) -> usize {
-        self.i.min(self.plan.steps.len())
+        self.i
     }
 
     /// The current sample: the result, after the last step.
@@ -231,11 +234,12 @@ impl<D: Denoiser> Iterator for Sampling<'_, D> {
     type Item = Result<SamplingStep>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.i >= self.plan.steps.len() {
+        if self.failed || self.i >= self.plan.steps.len() {
             return None;
         }
         let step = tch::no_grad(|| self.step());
-        self.i = if step.is_ok() { self.i + 1 } else { usize::MAX };
+        self.failed = step.is_err();
+        self.i += usize::from(step.is_ok());
         Some(step)
     }
 }

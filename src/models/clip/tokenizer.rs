@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-use crate::short::{Few, Start};
+use crate::short::Start;
 use crate::{Error, Result};
 
 const START: &str = "<|startoftext|>";
@@ -47,8 +47,10 @@ pub struct Encoding {
 
 impl fmt::Debug for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tokens = Few(&self.tokens);
-        write!(f, "Encoding {{ {} ids, tokens: {tokens:?}", self.ids.len())?;
+        let text = self.tokens.get(1..self.text_end()).unwrap_or_default();
+        let (count, text) = (text.len(), text.concat().replace("</w>", " "));
+        let (ids, text) = (self.ids.len(), Start(text.trim_end()));
+        write!(f, "Encoding {{ {ids} ids, {count} of them text: {text:?}")?;
         match &self.cut {
             Some(cut) => write!(f, ", cut: {:?} }}", Start(cut)),
             None => f.write_str(" }"),
@@ -57,6 +59,12 @@ impl fmt::Debug for Encoding {
 }
 
 impl Encoding {
+    /// The position of the end token: the ids after it are padding.
+    pub(crate) fn text_end(&self) -> usize {
+        let end = self.tokens.iter().position(|token| token == END);
+        end.unwrap_or(self.tokens.len().saturating_sub(1))
+    }
+
     /// The ids as a tensor [1, 77].
     pub fn tensor(&self) -> Tensor {
         Tensor::from_slice(&self.ids).unsqueeze(0)
