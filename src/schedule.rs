@@ -60,6 +60,10 @@ impl Schedule {
     /// assert!((schedule.alphas_cumprod()[999] - 0.00466).abs() < 1e-5);
     /// # Ok::<(), diffuscope::Error>(())
     /// ```
+    #[doc(alias = "linear")]
+    #[doc(alias = "scaled_linear")]
+    #[doc(alias = "cosine")]
+    #[doc(alias = "squaredcos_cap_v2")]
     pub fn new(
         kind: BetaSchedule,
         beta_start: f64,
@@ -134,6 +138,8 @@ impl Schedule {
     }
 
     /// Stable Diffusion's: scaled_linear from 0.00085 to 0.012 over 1000 timesteps.
+    #[doc(alias = "default")]
+    #[doc(alias = "sd15")]
     pub fn stable_diffusion() -> Self {
         let (start, end, n) = (0.00085f64.sqrt(), 0.012f64.sqrt(), 1000);
         let beta = |i: usize| (start + (end - start) * i as f64 / (n - 1) as f64).powi(2);
@@ -165,6 +171,7 @@ impl Schedule {
     }
 
     /// `alpha_bar_t`: the share of the picture's variance that is left at t.
+    #[doc(alias = "alpha_bars")]
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
     }

@@ -4,6 +4,7 @@
 #[cfg(feature = "scenes")]
 pub mod accuracy;
 mod curves;
+mod looks;
 pub mod distances;
 #[cfg(feature = "scenes")]
 pub mod questions;

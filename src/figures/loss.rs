@@ -10,6 +10,8 @@ use crate::{Error, Result};
 /// ```
 /// # Errors
 /// No losses; a loss that is not above 0; a window below 1.
+#[doc(alias = "loss")]
+#[doc(alias = "training")]
 pub fn loss_curve(losses: &[(&str, Vec<(usize, f64)>)], window: usize) -> Result<Figure> {
     if window == 0 {
         return Err(Error::argument("window", "at least 1 step", 0));

@@ -18,6 +18,9 @@ use crate::schedule::Schedule;
 /// let figure = figures::schedule_figure(&[("Stable Diffusion", &Schedule::stable_diffusion())])?;
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
+#[doc(alias = "schedule")]
+#[doc(alias = "schedules")]
+#[doc(alias = "compare_schedules")]
 pub fn schedule_figure(schedules: &[(&str, &Schedule)]) -> Result<Figure> {
     let over_t = |mut chart: Panel, values: &dyn Fn(&Schedule) -> Vec<f64>| {
         for (name, schedule) in schedules {

@@ -24,6 +24,8 @@ const MOST_COLUMNS: usize = 8;
 /// ```
 /// # Errors
 /// A trace without steps, or whose tensors do not fit each other; what `decode` cannot decode.
+#[doc(alias = "trace")]
+#[doc(alias = "steps")]
 pub fn trace_figure(trace: &Trace, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Sheet> {
     trace_sheet(trace, |latents| Tile::picture(&decode(latents)?))
 }

@@ -15,6 +15,7 @@
 //! | [`StableDiffusion`](crate::pipeline::StableDiffusion), [`Checkpoint`](crate::checkpoint::Checkpoint), [`Report`](crate::checkpoint::Report) | its networks, as a table |
 //! | [`UNetConfig`](crate::models::unet::UNetConfig) and other configurations | their settings, as a table |
 //! | [`Posterior`](crate::models::vae::Posterior), [`CaptionedLatents`](crate::train::CaptionedLatents) | latents, one tile a channel |
+//! | [`LossCurve`](crate::train::LossCurve), [`Scores`](crate::eval::scores::Scores), `Scene` | a training's loss, a model's scores, a training picture |
 //! | what [`plot`](crate::plot) and [`figures`](crate::figures) return | the figure |
 //! | a bare tensor | its shape; [`plot::picture`](crate::plot::picture), [`plot::pictures`](crate::plot::pictures) and [`plot::latents`](crate::plot::latents) draw it |
 //!
@@ -26,5 +27,5 @@ mod generations;
 mod guidance;
 pub(crate) mod look;
 mod schedules;
-mod table;
+pub(crate) mod table;
 mod texts;

@@ -79,10 +79,10 @@ mod tests {
             let encoding = Tokenizer::clip(pad)?.encode("a <b> ladybug")?;
             let text = line(&encoding);
             assert!(text.starts_with("startoftext 49406 · a 320 · <"), "{text}");
-            assert!(text.ends_with(" · endoftext 49407 · padding × 68"), "{text}");
+            assert!(text.ends_with(" · endoftext 49407 · padding × 70"), "{text}");
             let html = chips(&encoding);
             assert!(html.contains("&lt;") && !html.contains("<b>"), "{html}");
-            assert!(html.contains(">a <small>320</small>") && html.contains("× 68"), "{html}");
+            assert!(html.contains(">a <small>320</small>") && html.contains("× 70"), "{html}");
         }
         let cut = Tokenizer::clip("!")?.encode(&"cat ".repeat(80))?;
         assert!(line(&cut).ends_with("endoftext 49407\nnot used: cat cat cat cat cat"));

@@ -13,6 +13,9 @@ impl StableDiffusion {
     ///
     /// # Errors
     /// A request that cannot be met.
+    #[doc(alias = "draw")]
+    #[doc(alias = "text_to_image")]
+    #[doc(alias = "txt2img")]
     pub fn generate(&self, request: &Request) -> Result<Generation> {
         self.generate_with(request, |_| ControlFlow::Continue(()))
     }

@@ -179,6 +179,8 @@ impl StableDiffusion {
     ///
     /// # Errors
     /// A prompt that the tokenizer cannot express; more layers skipped than there are.
+    #[doc(alias = "encode_prompt")]
+    #[doc(alias = "encode")]
     pub fn encode_text(
         &self,
         prompt: &str,

@@ -7,6 +7,8 @@
 //! | [`latents`] | the channels of latents with a colour bar |
 //! | [`panel`], [`lines`], [`figure`] | charts: lines, bands, points, histograms, heat maps |
 //!
+//! Schedules, traces, losses and comparisons of pictures are drawn by [`figures`](crate::figures).
+//!
 //! Every one is a value: it has `png()`, `save(path)`, and shows itself when it ends a notebook
 //! cell. All lie on one light card ([`theme`]), so they read on a light page and on a dark one.
 

@@ -33,6 +33,9 @@ pub struct Picture {
 ///
 /// # Errors
 /// Another shape; NaN or infinity.
+#[doc(alias = "image")]
+#[doc(alias = "show")]
+#[doc(alias = "imshow")]
 pub fn picture(image: &Tensor) -> Result<Picture> {
     Ok(Picture { image: picture::one(image)?, caption: String::new() })
 }

@@ -50,6 +50,8 @@ pub fn sheet(rows: &[Vec<Tensor>]) -> Result<Sheet> {
 ///
 /// # Errors
 /// Another shape; NaN or infinity; no pictures.
+#[doc(alias = "images")]
+#[doc(alias = "grid")]
 pub fn pictures(images: &Tensor) -> Result<Sheet> {
     let tiles: Vec<Tile> =
         picture::to_rgb8(images)?.into_iter().map(|image| Tile { image, sharp: false }).collect();
@@ -123,6 +125,12 @@ impl Sheet {
         let pictures = self.rows.iter().map(Vec::len).sum();
         self.texts.captions = counted("captions", captions, pictures)?;
         Ok(self)
+    }
+
+    /// What stands below the title.
+    #[cfg(test)]
+    pub(crate) fn note_text(&self) -> &str {
+        &self.texts.note
     }
 
     fn columns(&self) -> usize {

@@ -8,7 +8,9 @@ use super::held_out::{HeldOut, Split};
 use super::random::Random;
 use super::render::render;
 use super::sprites::Sprites;
+use crate::notebook::look::{Look, Looks, shows};
 use crate::picture::Rgb8;
+use crate::plot::picture;
 use crate::{Error, Result};
 
 /// A picture, its caption and what is true of it.
@@ -20,6 +22,15 @@ pub struct Scene {
     pub truth: Truth,
     /// The picture.
     pub picture: Rgb8,
+}
+
+shows!(Scene);
+
+impl Looks for Scene {
+    fn look(&self) -> Result<Look> {
+        let drawn = picture(&self.picture.to_tensor()?)?.caption(&self.caption);
+        Ok(Look::picture(drawn.png()?, &self.caption))
+    }
 }
 
 /// Makes scenes. Parsing the sprites takes a moment, so make one and keep it.

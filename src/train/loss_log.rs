@@ -1,10 +1,62 @@
 //! `loss.csv`: the loss of every step.
 
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::figures::loss_curve;
+use crate::plot::Figure;
 use crate::write_file::write_file;
 use crate::{Error, Result};
+
+/// The loss of every step of a training. It shows itself as a curve when it ends a notebook cell.
+#[derive(Clone, PartialEq)]
+pub struct LossCurve {
+    /// Step and loss, except losses that a logarithmic axis cannot show.
+    pub losses: Vec<(usize, f64)>,
+}
+
+impl LossCurve {
+    /// Reads the losses so far of a training into the folder [`TrainSettings::out`](super::TrainSettings::out).
+    ///
+    /// # Errors
+    /// A folder without `loss.csv`.
+    pub fn open(out: impl AsRef<Path>) -> Result<Self> {
+        Self::read(&out.as_ref().join(LOSSES))
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let line = |line: &str| {
+            let (step, rest) = line.split_once(',')?;
+            Some((step.parse().ok()?, rest.split(',').next()?.parse().ok()?))
+        };
+        let losses = text.lines().skip(1).filter_map(line).filter(|&(_, loss)| loss > 0.).collect();
+        Ok(Self { losses })
+    }
+
+    /// The curve, smoothed over 100 steps.
+    ///
+    /// # Errors
+    /// No loss yet.
+    pub fn figure(&self) -> Result<Figure> {
+        loss_curve(&[("", self.losses.clone())], 100)
+    }
+}
+
+impl fmt::Debug for LossCurve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.losses.last() {
+            Some((step, loss)) => {
+                write!(f, "LossCurve of {} steps: {loss} at step {step}", self.losses.len())
+            }
+            None => f.write_str("LossCurve without a step"),
+        }
+    }
+}
+
+/// The log's name in the folder of a training.
+pub(super) const LOSSES: &str = "loss.csv";
 
 /// `loss.csv`, with one line per step.
 pub(super) struct LossLog {
@@ -35,14 +87,9 @@ impl LossLog {
         Ok(Self { path: path.to_owned(), file, empty: kept.is_empty() })
     }
 
-    /// Every step and its loss, except losses that a logarithmic axis cannot show.
-    pub fn losses(&self) -> Result<Vec<(usize, f64)>> {
-        let text = std::fs::read_to_string(&self.path).map_err(|e| Error::io(&self.path, e))?;
-        let line = |line: &str| {
-            let (step, rest) = line.split_once(',')?;
-            Some((step.parse().ok()?, rest.split(',').next()?.parse().ok()?))
-        };
-        Ok(text.lines().skip(1).filter_map(line).filter(|&(_, loss)| loss > 0.).collect())
+    /// The losses so far.
+    pub fn losses(&self) -> Result<LossCurve> {
+        LossCurve::read(&self.path)
     }
 
     /// Appends the line of a step.

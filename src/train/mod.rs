@@ -3,6 +3,7 @@
 pub mod diffusion;
 mod export;
 mod initial_weights;
+mod looks;
 #[cfg(feature = "scenes")]
 pub mod judge;
 mod latents;
@@ -22,6 +23,7 @@ pub mod vae;
 mod vocabulary;
 
 pub use latents::CaptionedLatents;
+pub use loss_log::LossCurve;
 pub use muon::orthogonal;
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use run::{TrainProgress, run};

@@ -5,13 +5,12 @@
 
 use std::time::Instant;
 
-use super::loss_log::LossLog;
+use super::loss_log::{LOSSES, LossLog};
 use super::optimizer::Optimizer;
 use super::replica::{Replica, backward, share_batch};
 use super::resume::{checkpoint_path, resume, save};
 use super::settings::TrainSettings;
 use super::task::{Trainable, TrainingTask};
-use crate::figures::loss_curve;
 use crate::models::params::Params;
 use crate::{Error, Result};
 
@@ -47,7 +46,7 @@ pub fn run<T: TrainingTask>(
     if checkpoint.is_file() {
         resume(&mut optimizer, &checkpoint, settings)?;
     }
-    let mut log = LossLog::open(&out.join("loss.csv"), optimizer.step)?;
+    let mut log = LossLog::open(&out.join(LOSSES), optimizer.step)?;
 
     let (first, started) = (optimizer.step, Instant::now());
     let mut saved = Instant::now();
@@ -75,8 +74,8 @@ pub fn run<T: TrainingTask>(
         if saved.elapsed() >= settings.checkpoint_every || step == last {
             task.export(network, &optimizer, &out.join("model"))?;
             let losses = log.losses()?;
-            if !losses.is_empty() {
-                loss_curve(&[("", losses)], 100)?.save(out.join("loss.png"))?;
+            if !losses.losses.is_empty() {
+                losses.figure()?.save(out.join("loss.png"))?;
             }
             save(&optimizer, &checkpoint, settings)?;
             saved = Instant::now();
