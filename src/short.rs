@@ -5,7 +5,7 @@ use std::fmt;
 /// At most this many of a list.
 const ITEMS: usize = 3;
 /// At most this many characters of a text.
-const CHARACTERS: usize = 40;
+const CHARACTERS: usize = 24;
 
 /// A list: its first items, and how many there are.
 pub(crate) struct Few<'a, T>(pub &'a [T]);
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(format!("{:?}", Few(&[1, 2])), "[1, 2]");
         assert_eq!(format!("{:?}", Few(&[1, 2, 3, 4])), "[1, 2, 3, ... 4 in all]");
         assert_eq!(format!("{:?}", Start("é")), "\"é\"");
-        assert_eq!(format!("{:?}", Start(&"é".repeat(99))).chars().count(), 45);
+        assert_eq!(format!("{:?}", Start(&"é".repeat(99))).chars().count(), 29);
         let digits = [0., 1., 951., 0.073_812, -14.6142, 1.2e-7, 100., 123_456., f64::INFINITY]
             .map(|x| Digits(x).to_string());
         let expected = ["0", "1", "951", "0.07381", "-14.61", "1.200e-7", "100", "123456", "inf"];

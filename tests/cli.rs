@@ -276,6 +276,24 @@ fn any_text_is_a_prompt() {
 }
 
 #[test]
+fn what_a_person_should_know_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["generate", "a dog", "a dog", "--guidance", "1,5", "--steps", "1", "--count", "2"];
+    let ran = works(folder.path(), &args);
+    assert_eq!(
+        ran.err.matches("warning: the model was not taught: dog;").count(),
+        1,
+        "{}",
+        ran.err
+    );
+    let cat = "cat.png";
+    works(folder.path(), &["generate", "a cat", "--steps", "1", "--out", cat]);
+    let still = ["generate", "a cat", "--init", cat, "--strength", "0", "--out", "still.png"];
+    let ran = works(folder.path(), &still);
+    assert_eq!(ran.err.matches("warning: no step is left to take").count(), 1, "{}", ran.err);
+}
+
+#[test]
 fn guidance_scales_make_one_sheet_and_scenes_have_captions() {
     let folder = tempfile::tempdir().unwrap();
     works(folder.path(), &["generate", "a cat", "--steps", "1", "--guidance", "-1,0,7.5"]);

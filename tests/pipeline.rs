@@ -69,6 +69,54 @@ fn words_that_a_model_was_not_taught_are_named() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_generation_carries_its_notes_and_what_was_asked_for() -> Result<()> {
+    let mut tiny = StableDiffusion::tiny()?;
+    tiny.notes = vec!["epsilon was assumed".to_owned()];
+    let dog = "a dog on the grass";
+    let request = Request { num_inference_steps: 2, seed: 5, ..Request::batch([dog, dog, ""]) };
+    let made = tiny.generate(&request)?;
+    assert_eq!(made.notes, tiny.warnings(&request)?);
+    assert_eq!((made.notes.len(), made.notes[0].as_str()), (2, "epsilon was assumed"));
+    assert!(made.notes[1].starts_with("the model was not taught: dog;"), "{:?}", made.notes);
+    let captions = [&format!("{dog}, seed 5"), &format!("{dog}, seed 6"), "(no text), seed 7"];
+    assert_eq!(made.captions, captions);
+    let one = Request { num_inference_steps: 2, ..Request::new("a cat") };
+    let dog = Request { num_inference_steps: 2, ..Request::new(dog) };
+    assert_eq!(tiny.trace(&dog)?.notes, made.notes);
+    assert_eq!(tiny.generate_between(&one, &dog, 0.5)?.notes, made.notes);
+
+    let init = Some(InitImage::new(made.image.narrow(0, 0, 1), 0.3));
+    let still = tiny.generate(&Request { init, ..one.clone() })?;
+    assert_eq!(still.notes.len(), 2);
+    let expected = "no step is left to take: 2 steps at strength 0.3 are none";
+    assert!(still.notes[1].starts_with(expected), "{:?}", still.notes);
+
+    // What brackets mean is no word.
+    let weighted = Request { weighted_prompts: true, ..Request::new("a (red:1.4) [cat:dog:0.5]") };
+    let said = tiny.warnings(&weighted)?;
+    assert!(said[1].starts_with("the model was not taught: dog;"), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn a_sampler_that_is_not_here_is_said_to_be_replaced() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler_config.json");
+    let tiny = diffuscope::pipeline::tiny_folder().join("scheduler/scheduler_config.json");
+    let mut json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(tiny).unwrap()).unwrap();
+    json["_class_name"] = "EDMEulerScheduler".into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let mut model = StableDiffusion::tiny()?;
+    model.scheduler = diffuscope::checkpoint::SchedulerConfig::open(&path)?;
+    let said = model.warnings(&Request::new("a cat"))?;
+    assert_eq!(said, ["the checkpoint names EDMEulerScheduler, which is not here: ddim draws"]);
+    let chosen = Request { sampler: Some("euler".parse()?), ..Request::new("a cat") };
+    assert!(model.warnings(&chosen)?.is_empty());
+    Ok(())
+}
+
 const PROMPTS: [&str; 2] = ["a red star, flat", "two cats on the beach"];
 
 fn samplers() -> [Sampler; 2] {

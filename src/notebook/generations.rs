@@ -10,7 +10,6 @@ use crate::models::vae::Posterior;
 use crate::picture::Rgb8;
 use crate::pipeline::{DepthMap, Generation, InitImage, LowResImage, Request, Trace};
 use crate::plot::{latents, panel, picture, pictures};
-use crate::short::starts;
 
 shows!(Generation, Trace, Request, InitImage, LowResImage, DepthMap, Rgb8, Posterior);
 
@@ -48,7 +47,14 @@ impl Looks for Request {
         };
         let prompts: Vec<String> = self.prompts.iter().map(|prompt| said(prompt)).collect();
         let sampler = self.sampler.map_or("the checkpoint's".to_owned(), |s| s.to_string());
-        let side = |side: Option<i64>| side.map_or("the model's".to_owned(), |s| s.to_string());
+        let size = match (self.width, self.height) {
+            (None, None) => "the model's".to_owned(),
+            (width, height) => {
+                let [width, height] = [width, height]
+                    .map(|side| side.map_or("the model's".to_owned(), |side| side.to_string()));
+                format!("{width} × {height} pixels")
+            }
+        };
         let seeds: Vec<String> = self.picture_seeds().iter().map(ToString::to_string).collect();
         let rows = [
             ("prompts", prompts.join("\n")),
@@ -57,7 +63,7 @@ impl Looks for Request {
             ("steps", self.num_inference_steps.to_string()),
             ("guidance scale", self.guidance.scale.to_string()),
             ("seeds", seeds.join(", ")),
-            ("size", format!("{} × {} pixels", side(self.width), side(self.height))),
+            ("size", size),
         ];
         let mut rows: Vec<_> = rows.map(|(name, value)| (name.to_owned(), value)).into();
         if let Some(init) = &self.init {
@@ -65,7 +71,10 @@ impl Looks for Request {
             let value = format!("{:?}, strength {}{mask}", init.image.size(), init.strength);
             rows.push(("picture to start from".to_owned(), value));
         }
-        let caption = format!("Request of {} pictures", self.prompts.len());
+        let caption = match self.prompts.len() {
+            1 => "Request of 1 picture".to_owned(),
+            count => format!("Request of {count} pictures"),
+        };
         Ok(Look::table(&Table::settings(caption, rows)))
     }
 }
@@ -115,8 +124,6 @@ impl Looks for Posterior {
 
 /// One picture with its caption, several as a sheet.
 fn picture_or_sheet(image: &Tensor, captions: &[String]) -> Result<Vec<u8>> {
-    let captions: Vec<String> =
-        starts(captions).iter().map(|start| format!("{start:?}").replace('"', "")).collect();
     if image.size().first() == Some(&1) {
         let one = picture(image)?;
         return captions.first().map_or(one.clone(), |caption| one.caption(caption)).png();

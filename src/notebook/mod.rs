@@ -10,6 +10,7 @@
 //! | [`Request`](crate::pipeline::Request) | what is asked for, as a table |
 //! | [`Schedule`](crate::schedule::Schedule) | betas, alphas_cumprod and SNR |
 //! | [`Plan`](crate::sampler::Plan), [`Sampling`](crate::sampler::Sampling), [`Prepared`](crate::pipeline::Prepared) | the steps, as a table |
+//! | [`Panel`](crate::plot::Panel) | the chart |
 //! | [`Guidance`](crate::guidance::Guidance) | its rule, in words and as a formula |
 //! | [`Encoding`](crate::models::clip::Encoding), [`EncodedText`](crate::pipeline::EncodedText) | the tokens and their ids |
 //! | [`StableDiffusion`](crate::pipeline::StableDiffusion), [`Checkpoint`](crate::checkpoint::Checkpoint), [`Report`](crate::checkpoint::Report) | its networks, as a table |

@@ -6,16 +6,22 @@ use crate::Result;
 use crate::denoiser::Denoiser;
 use crate::figures::schedule_figure;
 use crate::pipeline::Prepared;
-use crate::plot::latents;
+use crate::plot::{Panel, latents};
 use crate::sampler::{Plan, Sampling, SamplingStep};
 use crate::schedule::Schedule;
 use crate::short::Digits;
 
-shows!(Schedule, Plan, SamplingStep, Prepared<'_>);
+shows!(Schedule, Plan, SamplingStep, Prepared<'_>, Panel);
 
 impl Looks for Schedule {
     fn look(&self) -> Result<Look> {
         Ok(Look::picture(schedule_figure(&[("", self)])?.png()?, format!("{self:?}")))
+    }
+}
+
+impl Looks for Panel {
+    fn look(&self) -> Result<Look> {
+        Ok(Look::picture(self.clone().draw()?.png()?, format!("{self:?}")))
     }
 }
 
@@ -90,7 +96,7 @@ mod tests {
         assert!(block.starts_with("EVCXR_BEGIN_CONTENT text/html\n<p>dpm++2m, 4 steps"), "{block}");
         let text = block.split("text/plain\n").nth(1).unwrap();
         assert_eq!(text.lines().count(), 2 + 4 + 1, "{text}");
-        assert!(text.contains("1 evaluations before") && text.contains("picture  "), "{text}");
+        assert!(text.contains("1 evaluation before") && text.contains("picture  "), "{text}");
         assert!(steps(&plan("heun", 4)).text().contains("4 steps, the model predicts"));
         assert!(steps(&plan("heun", 4)).text().contains("7 evaluations"));
         assert!(steps(&plan("ddpm", 100)).text().contains("... 60 more"));

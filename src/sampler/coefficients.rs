@@ -64,7 +64,8 @@ impl fmt::Debug for Coefficients {
         f.write_str(&sum(&newest))?;
         let earlier = self.earlier.iter().enumerate();
         for (i, of) in earlier.filter(|(_, of)| **of != EvaluationCoefficients::default()) {
-            write!(f, ", {} evaluations before: {of:?}", i + 1)?;
+            let evaluations = if i == 0 { "evaluation" } else { "evaluations" };
+            write!(f, ", {} {evaluations} before: {of:?}", i + 1)?;
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! The options of all samplers: what a scheduler's file can say of how a step is taken.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The options of all samplers. A method reads its own and ignores the others.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Options {
     /// DDIM: how much fresh noise every step adds, from 0 (deterministic) to 1 (as noisy as DDPM).
     pub eta: f64,
@@ -17,6 +19,25 @@ pub struct Options {
     pub deis_order: usize,
     /// LCM: the number of steps of the teacher's sampler that the model was distilled from.
     pub original_steps: usize,
+}
+
+/// What differs from [`Options::DEFAULT`].
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (usual, mut said) = (Self::DEFAULT, f.debug_struct("Options"));
+        let mut field = |name: &str, differs: bool, value: &dyn fmt::Debug| {
+            if differs {
+                said.field(name, value);
+            }
+        };
+        field("eta", self.eta != usual.eta, &self.eta);
+        field("runge_kutta", self.runge_kutta != usual.runge_kutta, &self.runge_kutta);
+        field("dpm_solver", self.dpm_solver != usual.dpm_solver, &self.dpm_solver);
+        field("unipc", self.unipc != usual.unipc, &self.unipc);
+        field("deis_order", self.deis_order != usual.deis_order, &self.deis_order);
+        field("original_steps", self.original_steps != usual.original_steps, &self.original_steps);
+        said.finish_non_exhaustive()
+    }
 }
 
 impl Options {

@@ -1,9 +1,12 @@
 //! A reverse step: as it is planned, and its result.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::{Coefficients, Position};
 use crate::schedule::Step;
+use crate::short::Digits;
 
 /// The result of a reverse step.
 #[derive(Debug)]
@@ -15,7 +18,7 @@ pub struct StepOutput {
 }
 
 /// One evaluation of the model and the coefficients of the step that follows it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct PlannedStep {
     /// Where the sample is.
     pub position: Position,
@@ -27,6 +30,14 @@ pub struct PlannedStep {
     pub coefficients: Coefficients,
     /// How many of the newest evaluations the following steps do not see.
     pub forget: usize,
+}
+
+impl fmt::Debug for PlannedStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [from, to] = [self.position.t, self.next.t].map(Digits);
+        let corrected = if self.correction.is_some() { ", corrected first" } else { "" };
+        write!(f, "PlannedStep {{ t = {from} to {to}{corrected}: {:?} }}", self.coefficients)
+    }
 }
 
 impl PlannedStep {
