@@ -461,7 +461,7 @@ fn what_a_family_needs_and_what_it_cannot_use_is_named() -> Result<()> {
     let in_interval = Guidance { interval: Some((0.2, 0.8)), ..5.0.into() };
     let latents = Tensor::zeros([2, 4, 4, 2], (Kind::Float, Device::Cpu));
     for (folder, request, start) in [
-        ("inpainting", small(), "init, the picture under the mask,: expected a picture"),
+        ("inpainting", small(), "init (the picture under the mask): expected a picture"),
         ("inpainting", Request { init: init(None), ..asked() }, "mask: expected a picture"),
         ("inpainting", Request { init: init(short), ..asked() }, "mask"),
         ("depth", small(), "depth: expected a picture"),
@@ -470,10 +470,10 @@ fn what_a_family_needs_and_what_it_cannot_use_is_named() -> Result<()> {
             Request { depth: Some(DepthMap(depth.zeros_like())), ..small() },
             "depth: expected finite",
         ),
-        ("upscaler", asked(), "low_res: expected a picture"),
+        ("upscaler", asked(), "small (low_res): expected a picture"),
         ("upscaler", Request { low_res: Some(noisy), ..asked() }, "noise_level: expected 0 to 25"),
         ("sdxl", Request { depth: Some(DepthMap(depth)), ..small() }, "depth: expected none"),
-        ("sdxl", Request { low_res: low_res(), ..small() }, "low_res: expected none"),
+        ("sdxl", Request { low_res: low_res(), ..small() }, "small (low_res): expected none"),
         ("sdxl", Request { width: Some(16), init: init(None), ..asked() }, "width: expected 8"),
         (
             "sdxl",

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::drawn_noise::DrawnNoise;
+use super::request::NOISE_LEVEL;
 use super::text::RequestTexts;
 use super::{ExtraChannels, ImageSizes, InitImage, LowResImage, Request, StableDiffusion};
 use crate::forward::add_noise;
@@ -34,9 +35,9 @@ pub(super) fn conditions(
         let scales = vec![request.guidance.scale; batch];
         conditions.timestep_cond = Some(guidance_embedding(&scales, width));
     }
-    if let (Some(_), Some(low_res)) = (config.num_class_embeds, &request.low_res) {
-        conditions.class_labels =
-            Some(Tensor::from_slice(&vec![low_res.noise_level as i64; batch]));
+    if config.num_class_embeds.is_some() {
+        let level = request.low_res.as_ref().map_or(NOISE_LEVEL, |low_res| low_res.noise_level);
+        conditions.class_labels = Some(Tensor::from_slice(&vec![level as i64; batch]));
     }
     conditions.channels = match model.extra_channels() {
         Some(ExtraChannels::MaskedImage) => {

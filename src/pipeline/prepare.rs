@@ -100,9 +100,9 @@ fn check(model: &StableDiffusion, request: &Request) -> Result<()> {
         _ => Ok(()),
     };
     needs("depth", request.depth.is_some(), extra == Some(ExtraChannels::DepthMap))?;
-    needs("low_res", request.low_res.is_some(), extra == Some(ExtraChannels::LowResImage))?;
+    needs("small (low_res)", request.low_res.is_some(), extra == Some(ExtraChannels::LowResImage))?;
     if extra == Some(ExtraChannels::MaskedImage) {
-        needs("init, the picture under the mask,", request.init.is_some(), true)?;
+        needs("init (the picture under the mask)", request.init.is_some(), true)?;
         needs("mask", request.init.as_ref().is_some_and(|init| init.mask.is_some()), true)?;
     }
     if config.time_cond_proj_dim.is_some() {

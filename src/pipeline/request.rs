@@ -200,6 +200,9 @@ impl Clone for DepthMap {
     }
 }
 
+/// diffusers' usual noise level of a small picture.
+pub(super) const NOISE_LEVEL: usize = 20;
+
 /// The picture that the x4 upscaler enlarges.
 #[derive(Debug)]
 pub struct LowResImage {
@@ -219,7 +222,7 @@ impl Clone for LowResImage {
 impl LowResImage {
     /// A picture at diffusers' usual noise level, 20.
     pub fn new(image: Tensor) -> Self {
-        Self { image, noise_level: 20 }
+        Self { image, noise_level: NOISE_LEVEL }
     }
 }
 

@@ -149,7 +149,9 @@ impl Progress {
     fn arrived(&self) -> String {
         let Some(download) = &self.download else { return String::new() };
         match size(&download.folder) / 1_000_000 {
+            // Once all has arrived, pip keeps a second copy for a moment.
             0 => String::new(),
+            arrived if arrived > download.megabytes => String::new(),
             arrived => format!(", {arrived} of about {} MB", download.megabytes),
         }
     }

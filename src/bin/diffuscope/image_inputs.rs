@@ -47,7 +47,7 @@ pub struct ImageInputs {
         allow_hyphen_values = true
     )]
     variation: Option<String>,
-    /// How many of the text encoder's last layers to skip: 0 is none (the webui's \"clip skip 2\" is 1)
+    /// How many of the text encoder's last layers to skip: 0 is none (the webui's "clip skip 2" is 1)
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     clip_skip: usize,
     /// Encode and decode pictures in tiles of this many pixels, for pictures that do not fit into memory

@@ -27,10 +27,10 @@ pub struct GenerateArgs {
     pub negative: String,
     /// The model: a folder with a model_index.json, as diffusers saves it, a .safetensors or .ckpt file, or an id of the
     /// Hugging Face hub, which is fetched once: OWNER/NAME, OWNER/NAME@REVISION, OWNER/NAME/FILE.safetensors
-    /// [default: the embedded one]
+    /// [default: the embedded model]
     #[arg(long, value_name = "FOLDER|FILE|ID")]
     pub model: Option<PathBuf>,
-    /// What the model predicts, where its file does not say: epsilon, v_prediction or sample
+    /// What the model predicts, if its file does not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE", requires = "model")]
     pub prediction: Option<Prediction>,
     /// A diffusers folder with the configurations and the tokenizer of a single file, if its shapes do not tell them
