@@ -278,10 +278,11 @@ fn any_text_is_a_prompt() {
 #[test]
 fn what_a_person_should_know_is_said_once() {
     let folder = tempfile::tempdir().unwrap();
-    let args = ["generate", "a dog", "a dog", "--guidance", "1,5", "--steps", "1", "--count", "2"];
+    let args =
+        ["generate", "a dragon", "a dragon", "--guidance", "1,5", "--steps", "1", "--count", "2"];
     let ran = works(folder.path(), &args);
     assert_eq!(
-        ran.err.matches("warning: the model was not taught: dog;").count(),
+        ran.err.matches("warning: the model was not taught: dragon;").count(),
         1,
         "{}",
         ran.err

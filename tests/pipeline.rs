@@ -73,18 +73,20 @@ fn words_that_a_model_was_not_taught_are_named() -> Result<()> {
 fn a_generation_carries_its_notes_and_what_was_asked_for() -> Result<()> {
     let mut tiny = StableDiffusion::tiny()?;
     tiny.notes = vec!["epsilon was assumed".to_owned()];
-    let dog = "a dog on the grass";
-    let request = Request { num_inference_steps: 2, seed: 5, ..Request::batch([dog, dog, ""]) };
+    let dragon = "a dragon on the grass";
+    let request =
+        Request { num_inference_steps: 2, seed: 5, ..Request::batch([dragon, dragon, ""]) };
     let made = tiny.generate(&request)?;
     assert_eq!(made.notes, tiny.warnings(&request)?);
     assert_eq!((made.notes.len(), made.notes[0].as_str()), (2, "epsilon was assumed"));
-    assert!(made.notes[1].starts_with("the model was not taught: dog;"), "{:?}", made.notes);
-    let captions = [&format!("{dog}, seed 5"), &format!("{dog}, seed 6"), "(no text), seed 7"];
-    assert_eq!(made.captions, captions);
+    assert!(made.notes[1].starts_with("the model was not taught: dragon;"), "{:?}", made.notes);
+    let captions = [5, 6].map(|seed| format!("{dragon}, seed {seed}"));
+    assert_eq!(made.captions[..2], captions);
+    assert_eq!(made.captions[2], "(no text), seed 7");
     let one = Request { num_inference_steps: 2, ..Request::new("a cat") };
-    let dog = Request { num_inference_steps: 2, ..Request::new(dog) };
-    assert_eq!(tiny.trace(&dog)?.notes, made.notes);
-    assert_eq!(tiny.generate_between(&one, &dog, 0.5)?.notes, made.notes);
+    let other = Request { num_inference_steps: 2, ..Request::new(dragon) };
+    assert_eq!(tiny.trace(&other)?.notes, made.notes);
+    assert_eq!(tiny.generate_between(&one, &other, 0.5)?.notes, made.notes);
 
     let init = Some(InitImage::new(made.image.narrow(0, 0, 1), 0.3));
     let still = tiny.generate(&Request { init, ..one.clone() })?;
@@ -93,9 +95,10 @@ fn a_generation_carries_its_notes_and_what_was_asked_for() -> Result<()> {
     assert!(still.notes[1].starts_with(expected), "{:?}", still.notes);
 
     // What brackets mean is no word.
-    let weighted = Request { weighted_prompts: true, ..Request::new("a (red:1.4) [cat:dog:0.5]") };
+    let weighted =
+        Request { weighted_prompts: true, ..Request::new("a (red:1.4) [cat:dragon:0.5]") };
     let said = tiny.warnings(&weighted)?;
-    assert!(said[1].starts_with("the model was not taught: dog;"), "{said:?}");
+    assert!(said[1].starts_with("the model was not taught: dragon;"), "{said:?}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Guidance as its rule.
 
-use super::look::{Look, Looks, escaped, shows};
+use super::escaped::escaped;
+use super::look::{Look, Looks, shows};
 use crate::Result;
 use crate::guidance::Guidance;
 use crate::short::Digits;

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::escaped::escaped;
 use super::table::Table;
 use crate::Result;
 use crate::plot::{content, print};
@@ -83,22 +84,6 @@ macro_rules! shows {
     )*};
 }
 pub(crate) use shows;
-
-/// Text as HTML.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            c => html.push(c),
-        }
-    }
-    html
-}
 
 #[cfg(test)]
 mod tests {

@@ -24,6 +24,7 @@
 
 mod checkpoints;
 mod configs;
+mod escaped;
 mod generations;
 mod guidance;
 pub(crate) mod look;

@@ -1,6 +1,6 @@
 //! A small table, as HTML and as plain text.
 
-use super::look::escaped;
+use super::escaped::escaped;
 
 /// Most rows that are shown; of more, the first and the last ones.
 const ROWS: usize = 40;

@@ -1,6 +1,7 @@
 //! Texts as their tokens.
 
-use super::look::{Look, Looks, escaped, shows};
+use super::escaped::escaped;
+use super::look::{Look, Looks, shows};
 use crate::Result;
 use crate::models::clip::Encoding;
 use crate::pipeline::EncodedText;
