@@ -33,8 +33,8 @@ const PUT_LOCK: &str = "!cp \"$DIFFUSCOPE_LOCK\" \"$EVCXR_TMPDIR/Cargo.lock\"\n"
 /// evcxr turns on a backtrace at every panic. This turns it off, and a cell can turn it on again.
 const NO_BACKTRACE: &str = "unsafe { std::env::set_var(\"RUST_BACKTRACE\", \"0\") };\n";
 
-/// How libtorch's threads wait; a person's choice stays. As in the command-line program, they sleep
-/// soon, or a second kernel would take this one's time.
+/// How libtorch's threads wait; a person's choice stays. They sleep soon, or a second kernel would take this one's
+/// time.
 const WAITING: [&str; 2] = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
 /// The lines that go on with an error.
 const CAUSES: [&str; 3] = ["", "Caused by:", "Stack backtrace:"];
@@ -194,7 +194,7 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     if WAITING.iter().all(|name| std::env::var_os(name).is_none()) {
-        command.env(WAITING[0], "2000");
+        command.env(WAITING[0], "3000");
     }
     let status = command
         .spawn()

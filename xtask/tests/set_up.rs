@@ -113,7 +113,7 @@ fn a_kernel_shares_the_cores_and_says_nothing_when_it_ends() {
         fs::read_to_string(seen).unwrap_or_default()
     };
     let usual = seen(&[]);
-    assert!(usual.contains("GOMP_SPINCOUNT=2000") && usual.contains("RUST_BACKTRACE=0"), "{usual}");
+    assert!(usual.contains("GOMP_SPINCOUNT=3000") && usual.contains("RUST_BACKTRACE=0"), "{usual}");
     assert!(seen(&[("GOMP_SPINCOUNT", "7")]).contains("GOMP_SPINCOUNT=7"));
     assert!(!seen(&[("OMP_WAIT_POLICY", "passive")]).contains("GOMP_SPINCOUNT"));
 }

@@ -10,7 +10,6 @@ mod out;
 mod scenes;
 mod schedule;
 mod terminal;
-mod threads;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,7 +55,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    threads::wait_briefly();
     let command = Cli::parse().command;
     // When a device runs out of memory inside a network, the bindings panic. To a user it is an error like any
     // other.
