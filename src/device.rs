@@ -163,7 +163,7 @@ fn lacks_nvidia(reason: &str) -> bool {
 /// else the CPU.
 ///
 /// # Errors
-/// A name that is no device; CUDA asked for where it cannot be used.
+/// A name that is not a device; CUDA, where it cannot be used.
 ///
 /// # Examples
 /// ```

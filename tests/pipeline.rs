@@ -14,6 +14,7 @@ use diffuscope::pipeline::{
     StableDiffusion, Variation,
 };
 use diffuscope::sampler::Sampler;
+use diffuscope::tensor_file::{TensorFile, write_tensors};
 use golden::{Worst, gap as apart};
 use tch::{Device, Kind, Tensor};
 
@@ -670,5 +671,43 @@ fn guidance_beyond_one_scale() -> Result<()> {
         assert!(!near(other, &plain(5.)?) && other.isfinite().all().int64_value(&[]) == 1);
     }
     assert!(draw(Guidance { scales: vec![5.; 3], ..base() }).is_err());
+    Ok(())
+}
+
+/// A U-Net with noise levels that is not the upscaler is told the usual one.
+#[test]
+fn a_network_with_classes_draws_without_a_small_picture() -> Result<()> {
+    let place = tempfile::tempdir().unwrap();
+    let from = golden::path("pipeline/sd1");
+    for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
+        std::fs::create_dir_all(place.path().join(part)).unwrap();
+        for entry in std::fs::read_dir(from.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let name = path.file_name().unwrap();
+                std::fs::copy(&path, place.path().join(part).join(name)).unwrap();
+            }
+        }
+    }
+    let config = place.path().join("unet/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["num_class_embeds"] = 30.into();
+    std::fs::write(&config, json.to_string()).unwrap();
+    let weights = place.path().join("unet/diffusion_pytorch_model.safetensors");
+    let file = TensorFile::open(&weights)?;
+    let mut tensors = file
+        .names()
+        .map(|name| Ok((name.to_owned(), file.tensor(name)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let width = file.shape("time_embedding.linear_2.bias").unwrap()[0];
+    let classes = Tensor::ones([30, width], (Kind::Float, Device::Cpu));
+    tensors.push(("class_embedding.weight".into(), classes));
+    write_tensors(&weights, &tensors, &[])?;
+    let model = StableDiffusion::open(place.path(), Kind::Float, Device::Cpu)?;
+    let request = Request { num_inference_steps: 2, ..Request::new("a cat") };
+    let labels = &model.prepare(&request)?.denoiser.conditions.class_labels;
+    assert_eq!(labels.as_ref().map(|labels| labels.int64_value(&[0])), Some(20));
+    assert!(model.generate(&request)?.finished);
     Ok(())
 }

@@ -36,7 +36,7 @@ impl Figure {
     /// The pixels.
     ///
     /// # Errors
-    /// None today; the other things that can be shown are drawn when they are asked for.
+    /// Never fails; returns `Result` as the other figures do.
     pub fn rgb8(&self) -> Result<Rgb8> {
         Ok(self.image.clone())
     }
