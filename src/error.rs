@@ -85,6 +85,9 @@ pub enum Error {
         /// Why it cannot be used, and what to do.
         reason: String,
     },
+    /// A run that was interrupted before it had anything to give.
+    #[error("interrupted {0}")]
+    Interrupted(String),
     /// A computation that libtorch refused.
     #[error("libtorch: {}", first_line(.0))]
     Tensor(#[from] tch::TchError),

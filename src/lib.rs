@@ -53,7 +53,8 @@
 //! | `scenes` (feature) | What are the training pictures? | |
 //! | [`eval`] | How many pictures show what they should? | `scenes`, `plot` |
 //! | [`train`] | How does a network learn? | `models`, `scenes`, `eval` |
-//! | [`device`], [`environment`] | What does all of this run on? | |
+//! | [`device`], [`environment`], [`cores`] | What does all of this run on? | |
+//! | [`interrupt`] | How does a long run end early, with what it has? | |
 #![deny(missing_docs)]
 
 mod check;
@@ -85,6 +86,8 @@ pub mod scenes;
 pub mod eval;
 pub mod train;
 pub mod device;
+pub mod cores;
+pub mod interrupt;
 pub mod environment;
 
 pub use error::{Error, Result};

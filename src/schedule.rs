@@ -47,8 +47,8 @@ impl fmt::Debug for Schedule {
 }
 
 impl Schedule {
-    /// The schedule of `num_train_timesteps` betas from `beta_start` to `beta_end`; a cosine
-    /// schedule needs neither end and caps beta at 0.999.
+    /// The schedule of `num_train_timesteps` betas from `beta_start` to `beta_end`, of the kind that a configuration names; a
+    /// cosine schedule needs neither end and caps beta at 0.999.
     ///
     /// # Errors
     /// No timestep; betas outside (0, 1) or decreasing.
@@ -60,10 +60,6 @@ impl Schedule {
     /// assert!((schedule.alphas_cumprod()[999] - 0.00466).abs() < 1e-5);
     /// # Ok::<(), diffuscope::Error>(())
     /// ```
-    #[doc(alias = "linear")]
-    #[doc(alias = "scaled_linear")]
-    #[doc(alias = "cosine")]
-    #[doc(alias = "squaredcos_cap_v2")]
     pub fn new(
         kind: BetaSchedule,
         beta_start: f64,
@@ -92,6 +88,35 @@ impl Schedule {
             }
         };
         Self::from_betas(betas)
+    }
+
+    /// Betas that rise linearly: Ho et al. 2020 take 0.0001 to 0.02 over 1000 timesteps.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn linear(beta_start: f64, beta_end: f64, num_train_timesteps: usize) -> Result<Self> {
+        Self::new(BetaSchedule::Linear, beta_start, beta_end, num_train_timesteps)
+    }
+
+    /// Betas whose roots rise linearly: Stable Diffusion takes 0.00085 to 0.012 over 1000 timesteps.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn scaled_linear(
+        beta_start: f64,
+        beta_end: f64,
+        num_train_timesteps: usize,
+    ) -> Result<Self> {
+        Self::new(BetaSchedule::ScaledLinear, beta_start, beta_end, num_train_timesteps)
+    }
+
+    /// `alpha_bar` as a squared cosine of the timestep; Nichol & Dhariwal 2021, eq. 17.
+    ///
+    /// # Errors
+    /// No timestep.
+    #[doc(alias = "squaredcos_cap_v2")]
+    pub fn cosine(num_train_timesteps: usize) -> Result<Self> {
+        Self::new(BetaSchedule::Cosine, 0., 0., num_train_timesteps)
     }
 
     /// A schedule of these betas, one per timestep.

@@ -412,29 +412,68 @@ fn tasks_and_low_rank_changes() {
     assert!(texts.contains(&("lora".into(), "l.safetensors:1".into())), "{texts:?}");
 }
 
-/// Ctrl-C ends after the step under way, and what there is is written.
+/// Runs a command, sends it Ctrl-C when it has said `when`, and returns its exit code and all that it said.
 #[cfg(target_os = "linux")]
-#[test]
-fn an_interrupted_run_writes_what_it_has() {
+fn interrupted(folder: &Path, args: &[&str], when: &str) -> (Option<i32>, String) {
     use std::io::{BufRead, BufReader};
-    let folder = tempfile::tempdir().unwrap();
-    let args = ["generate", "a cat", "--steps", "900", "--guidance", "1,5", "--out", "a.png"];
     let mut child = Command::new(env!("CARGO_BIN_EXE_diffuscope"))
         .args(args)
-        .current_dir(folder.path())
+        .current_dir(folder)
         .env("DIFFUSCOPE_DEVICE", "cpu")
         .stderr(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // It listens from its first line on.
     let mut said = String::new();
     let mut err = BufReader::new(child.stderr.take().unwrap());
-    err.read_line(&mut said).unwrap();
+    while !said.contains(when) {
+        assert!(err.read_line(&mut said).unwrap() > 0, "{said}");
+    }
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     std::io::Read::read_to_string(&mut err, &mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    (child.wait().unwrap().code(), said)
+}
+
+/// Ctrl-C ends after the step under way, and what there is is written.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_writes_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["generate", "a cat", "--steps", "900", "--guidance", "1,5", "--out", "a.png"];
+    // It listens from its first line on.
+    let (code, said) = interrupted(folder.path(), &args, "device: ");
+    assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("stopped after 1 of 1800 steps"), "{said}");
     assert!(read(folder.path().join("a.png"), 64, 64).is_ok());
+}
+
+/// A training keeps its last step, and the same command goes on from there.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_training_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let args =
+        ["train", "judge", "--steps", "90000", "--scenes", "16", "--size", "32", "--batch", "2"];
+    let args = [&args[..], &["--out", "judge", "--dtype", "f32"]].concat();
+    let (code, said) = interrupted(folder.path(), &args, "step 100/90000: ");
+    assert_eq!(code, Some(130), "{said}");
+    let step = said.split("stopped after ").nth(1).and_then(|rest| rest.split(' ').next());
+    let step: u64 = step.and_then(|step| step.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+    let steps = || {
+        std::fs::read_to_string(folder.path().join("judge/loss.csv")).unwrap().lines().count()
+            as u64
+            - 1
+    };
+    assert!(step >= 100 && steps() == step, "{step}, {said}");
+    let until = (step + 2).to_string();
+    works(folder.path(), &[&args[..], &["--stop-at", &until]].concat());
+    assert_eq!(steps(), step + 2);
+    let (code, said) = interrupted(
+        folder.path(),
+        &["eval", "--count", "64", "--out", "scores"],
+        "after the autoencoder",
+    );
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("interrupted at guidance "), "{said}");
 }

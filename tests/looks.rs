@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use diffuscope::checkpoint::hub::{Hub, HubId};
 use diffuscope::checkpoint::{Checkpoint, Lora, OpenOptions, examine};
+use diffuscope::cores::SharedCores;
 use diffuscope::denoiser::ExactDenoiser;
 use diffuscope::eval::accuracy::JudgedPicture;
 use diffuscope::eval::scores::Scores;
@@ -32,9 +33,9 @@ use diffuscope::timesteps::Timesteps;
 use diffuscope::train::diffusion::{DiffusionSettings, FrozenParts};
 use diffuscope::train::vae::VaeLossWeights;
 use diffuscope::train::{
-    CaptionedLatents, LossCurve, Optimizer, OptimizerConfig, TrainProgress, TrainSettings,
+    CaptionedLatents, LossCurve, Optimizer, OptimizerConfig, TrainProgress, TrainSettings, Trained,
 };
-use diffuscope::{Result, environment, figures, guidance, measure, plot, prompt};
+use diffuscope::{Result, environment, figures, guidance, measure, notebook, plot, prompt};
 use tch::{Device, Kind, Tensor};
 
 /// What a person ends a cell with shows itself: each has the kernel's method. A value without it would print `{:?}`.
@@ -64,7 +65,8 @@ fn what_ends_a_cell_shows_itself() {
     shown!(Schedule, Plan, Sampling<'_, ExactDenoiser>, SamplingStep, Prepared<'_>, Guidance);
     shown!(Encoding, EncodedText, StableDiffusion, Checkpoint, Report, NetworkReport, Lora);
     shown!(UNetConfig, VaeConfig, TextConfig, JudgeConfig, SchedulerConfig, Environment);
-    shown!(LossCurve, TrainProgress, TrainSettings, CaptionedLatents);
+    shown!(LossCurve, TrainProgress, Trained, TrainSettings, CaptionedLatents);
+    shown!(notebook::LastError);
     shown!(Scores, SettingScores, PromptMatch);
     shown!(Figure, Sheet, Picture, LatentsView, Panel);
 }
@@ -273,6 +275,9 @@ fn training(said: &mut Said) -> Result<()> {
     let captions = [scene.caption.clone()];
     said.add(&CaptionedLatents::encode(&pictures, &captions, &sd.vae, &sd.tokenizer)?);
     said.add(&LossCurve { losses: (1..900).map(|i| (i, 1.)).collect() });
+    said.add(&Trained { out: "runs/judge".into(), step: 1, steps: 900 });
+    said.add(&notebook::last_error());
+    said.add(&SharedCores::watch());
     said.add(&TrainProgress { step: 1, steps: 900, loss: 0.1, samples_per_second: 1. / 3. });
     let optimizer = OptimizerConfig::default();
     said.add(&optimizer);

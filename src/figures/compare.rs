@@ -94,6 +94,9 @@ fn compare(
         let new: Vec<String> =
             short.filter(|note| !notes.iter().any(|n| n == note)).map(str::to_owned).collect();
         notes.extend(new);
+        if !generation.finished {
+            break;
+        }
     }
     let one = seeds.iter().all(|seed| *seed == seeds[0]);
     let said = |(prompt, seed): (&String, &i64)| match (prompt.trim(), one) {

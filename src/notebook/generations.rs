@@ -17,15 +17,11 @@ impl Looks for Generation {
     fn look(&self) -> Result<Look> {
         let captions = &self.captions;
         let drawn = picture_or_sheet(&self.image, captions)?;
-        let mut notes = self.notes.clone();
-        if !self.finished {
-            notes.insert(0, "stopped early: this is how the picture looked from there".to_owned());
-        }
         let text = match captions.as_slice() {
             [] => format!("{self:?}"),
             captions => captions.join("\n"),
         };
-        Ok(Look::picture(drawn, text).notes(&notes))
+        Ok(Look::picture(drawn, text).notes(&self.notes))
     }
 }
 
@@ -152,7 +148,7 @@ mod tests {
         let known = sd.generate(&few(Request::new("a red apple")))?.look()?;
         assert!(known.block().starts_with("EVCXR_BEGIN_CONTENT image/png\n"));
         assert_eq!(text(&known), "a red apple, seed 0");
-        let mut unknown = sd.generate(&few(Request::batch(["a dog", "a <moon>"])))?;
+        let unknown = sd.generate(&few(Request::batch(["a dog", "a <moon>"])))?;
         let look = unknown.look()?;
         assert!(
             look.block().starts_with("EVCXR_BEGIN_CONTENT text/html\n<img src=\"data:image/png")
@@ -160,8 +156,9 @@ mod tests {
         assert!(look.block().contains("<p>Note: the model was not taught: "));
         let said = text(&look);
         assert!(said.starts_with("a dog, seed 0\na <moon>, seed 1\nNote: the model"), "{said}");
-        unknown.finished = false;
-        assert!(text(&unknown.look()?).contains("\nNote: stopped early"));
+        let one = |_| std::ops::ControlFlow::Break(());
+        let stopped = sd.generate_with(&few(Request::new("a red apple")), one)?;
+        assert!(text(&stopped.look()?).contains("\nNote: stopped after 1 of 2 steps: "));
         Ok(())
     }
 

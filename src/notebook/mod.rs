@@ -22,6 +22,8 @@
 //!
 //! Everything else has a short `{:?}`.
 
+mod cell_start;
+mod cell_errors;
 mod checkpoints;
 mod configs;
 mod escaped;
@@ -31,3 +33,5 @@ pub(crate) mod look;
 mod schedules;
 pub(crate) mod table;
 mod texts;
+
+pub use cell_errors::{LastError, last_error};

@@ -6,6 +6,7 @@ use super::plan::plan;
 use super::prepare::prepare;
 use super::{Generation, Prepared, Request, StableDiffusion, Trace};
 use crate::Result;
+use crate::cores::SharedCores;
 use crate::sampler::{Plan, SamplingStep};
 
 impl StableDiffusion {
@@ -29,6 +30,7 @@ impl StableDiffusion {
         request: &Request,
         each: impl FnMut(SamplingStep) -> ControlFlow<()>,
     ) -> Result<Generation> {
+        let _cores = SharedCores::watch();
         self.run(&self.prepare(request)?, each)
     }
 

@@ -4,7 +4,7 @@ use tch::{Tensor, no_grad};
 
 use super::{Request, StableDiffusion};
 use crate::sampler::ddim_inverse_step;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 impl StableDiffusion {
     /// The latents from which DDIM draws the picture `init` of the request, with its prompt, steps and guidance scale:
@@ -30,7 +30,9 @@ impl StableDiffusion {
         }
         let mut x = self.encode(&init.image, None)?.expand_as(&prepared.x_t).to_device(self.device);
         self.using(&["unet"], || {
-            for (position, step) in plan.steps.iter().rev().map(|s| (s.position, s.pair())) {
+            for (i, planned) in plan.steps.iter().rev().enumerate() {
+                let (position, step) = (planned.position, planned.pair());
+                interrupt::check(|| format!("after {i} of {} steps back", plan.steps.len()))?;
                 let mut x_t = x.shallow_clone();
                 for _ in 0..iterations {
                     let output = no_grad(|| prepared.predict(&x_t, step.t))?;

@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use tch::{Device, Tensor};
 
 use super::{Prepared, StableDiffusion};
-use crate::Result;
+use crate::cores::SharedCores;
 use crate::sampler::SamplingStep;
+use crate::{Result, interrupt};
 
 /// What a generation gives. It shows its pictures when it ends a notebook cell.
 pub struct Generation {
@@ -42,7 +43,7 @@ impl fmt::Debug for Generation {
 
 impl StableDiffusion {
     /// Takes the steps from a start to pictures. `each` is called with every step and may break: the run then stops and
-    /// gives what there is.
+    /// gives what there is, as after an [`interrupt`].
     ///
     /// # Errors
     /// A step that fails; latents that are not finite.
@@ -51,35 +52,40 @@ impl StableDiffusion {
         prepared: &Prepared<'_>,
         mut each: impl FnMut(SamplingStep) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let (latents, predicted) = self.using(&["unet"], || {
+        let _cores = SharedCores::watch();
+        let (latents, stopped) = self.using(&["unet"], || {
             let mut sampling = prepared.sampling()?;
             for i in 0.. {
                 if let Some((uncond, cond)) = prepared.contexts_at(i) {
                     sampling.set_contexts(uncond, cond)?;
                 }
-                let Some(step) = sampling.next() else { break };
+                let Some(step) = sampling.take_step() else { break };
                 let mut step = step?;
                 if let Some(known) = &prepared.known_region {
                     let restored = known.restore(&prepared.plan, step.i + 1, &step.prev_sample)?;
                     step.prev_sample = restored.shallow_clone();
                     sampling.set_sample(restored);
                 }
-                let more = step.i + 1 < prepared.plan.steps.len();
+                let (taken, all) = (step.i + 1, prepared.plan.steps.len());
                 let x_0 = step.x_0.shallow_clone();
-                if each(step).is_break() && more {
-                    return Ok((sampling.into_sample(), Some(x_0)));
+                if (each(step).is_break() || interrupt::requested()) && taken < all {
+                    let note = format!(
+                        "stopped after {taken} of {all} steps: the picture as it looked from there"
+                    );
+                    return Ok((sampling.into_sample(), Some((x_0, note))));
                 }
             }
             Ok((sampling.into_sample(), None))
         })?;
-        let finished = predicted.is_none();
+        let finished = stopped.is_none();
+        let (predicted, note) = stopped.unzip();
         let image = self.decode(predicted.as_ref().unwrap_or(&latents))?;
         Ok(Generation {
             latents: latents.to_device(Device::Cpu),
             image,
             finished,
             captions: prepared.captions.clone(),
-            notes: prepared.notes.clone(),
+            notes: note.into_iter().chain(prepared.notes.iter().cloned()).collect(),
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::denoiser::Denoiser;
 use crate::guidance::{Guidance, guide, guide_projected, rescale};
 use crate::prediction::Prediction;
 use crate::timesteps::Timesteps;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// How many evaluations are remembered: PNDM needs four in a Runge-Kutta step, and the first one of each such step after it.
 const REMEMBERED: usize = 8;
@@ -65,7 +65,7 @@ impl SamplingStep {
     }
 }
 
-/// Guided sampling, one owned record a step: `collect` it or stop early.
+/// Guided sampling, one owned record a step: `collect` it or stop early. After an [`interrupt`] the next step is an error.
 pub struct Sampling<'a, D: Denoiser> {
     denoiser: &'a D,
     plan: Plan,
@@ -200,6 +200,17 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         }
     }
 
+    /// The next step, also after an interrupt: for a caller that looks for itself.
+    pub(crate) fn take_step(&mut self) -> Option<Result<SamplingStep>> {
+        if self.failed || self.i >= self.plan.steps.len() {
+            return None;
+        }
+        let step = tch::no_grad(|| self.step());
+        self.failed = step.is_err();
+        self.i += usize::from(step.is_ok());
+        Some(step)
+    }
+
     fn step(&mut self) -> Result<SamplingStep> {
         let planned = self.plan.steps[self.i];
         let position = planned.position;
@@ -234,13 +245,14 @@ impl<D: Denoiser> Iterator for Sampling<'_, D> {
     type Item = Result<SamplingStep>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.i >= self.plan.steps.len() {
-            return None;
+        let (taken, all) = (self.i, self.plan.steps.len());
+        match interrupt::check(|| format!("after {taken} of {all} evaluations")) {
+            Err(error) if taken < all && !self.failed => {
+                self.failed = true;
+                Some(Err(error))
+            }
+            _ => self.take_step(),
         }
-        let step = tch::no_grad(|| self.step());
-        self.failed = step.is_err();
-        self.i += usize::from(step.is_ok());
-        Some(step)
     }
 }
 

@@ -16,6 +16,7 @@ use super::run::{TrainProgress, run};
 use super::settings::TrainSettings;
 use super::sheet::write_sheet;
 use super::task::{LossParts, Trainable, TrainingTask};
+use super::trained::Trained;
 use super::vocabulary::Vocabulary;
 use crate::forward::add_noise;
 use crate::guidance::guide;
@@ -191,7 +192,7 @@ pub fn train_diffusion(
     diffusion: &DiffusionSettings,
     settings: &TrainSettings,
     progress: impl FnMut(&TrainProgress),
-) -> Result<()> {
+) -> Result<Trained> {
     if !(0. ..=1.).contains(&diffusion.caption_dropout) {
         return Err(Error::argument("caption dropout", "0 to 1", diffusion.caption_dropout));
     }

@@ -12,6 +12,7 @@ use super::run::{TrainProgress, run};
 use super::settings::TrainSettings;
 use super::sheet::write_sheet;
 use super::task::{LossParts, Trainable, TrainingTask};
+use super::trained::Trained;
 use crate::eval::questions::{NO_ANSWER, Question, answers, labels};
 use crate::models::judge::{Judge, JudgeConfig, JudgeOutput};
 use crate::models::params::Params;
@@ -139,7 +140,7 @@ pub fn train_judge(
     config: &JudgeConfig,
     settings: &TrainSettings,
     progress: impl FnMut(&TrainProgress),
-) -> Result<()> {
+) -> Result<Trained> {
     check_pictures(pictures)?;
     if pictures.size()[0] != truths.len() as i64 {
         let expected = format!("{}, one per picture", pictures.size()[0]);

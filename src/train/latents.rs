@@ -9,7 +9,7 @@ use super::pictures::to_range;
 use crate::models::clip::Tokenizer;
 use crate::models::vae::Vae;
 use crate::tensor_file::{TensorFile, write_tensors};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// Latents with their captions.
 pub struct CaptionedLatents {
@@ -46,6 +46,7 @@ impl CaptionedLatents {
         }
         let mut latents = Vec::new();
         for start in (0..count).step_by(256) {
+            interrupt::check(|| format!("after {start} of {count} latents"))?;
             let some = pictures.narrow(0, start, 256.min(count - start));
             latents.push(no_grad(|| vae.encode(&to_range(&some)))?.to_kind(Kind::Float));
         }

@@ -1,17 +1,24 @@
 //! What trainings show when they end a notebook cell.
 
-use super::{CaptionedLatents, LossCurve, TrainProgress, TrainSettings};
+use super::{CaptionedLatents, LossCurve, TrainProgress, TrainSettings, Trained};
 use crate::Result;
 use crate::notebook::look::{Look, Looks, shows};
 use crate::notebook::table::Table;
 use crate::plot::latents;
 use crate::short::Digits;
 
-shows!(LossCurve, TrainProgress, TrainSettings, CaptionedLatents);
+shows!(LossCurve, TrainProgress, Trained, TrainSettings, CaptionedLatents);
 
 impl Looks for LossCurve {
     fn look(&self) -> Result<Look> {
         Ok(Look::picture(self.figure()?.png()?, format!("{self:?}")))
+    }
+}
+
+impl Looks for Trained {
+    fn look(&self) -> Result<Look> {
+        let look = Look::picture(self.losses()?.figure()?.png()?, self.to_string());
+        Ok(if self.finished() { look } else { look.notes(&[self.to_string()]) })
     }
 }
 
@@ -65,6 +72,11 @@ mod tests {
         let block = curve.look()?.block();
         assert!(block.starts_with("EVCXR_BEGIN_CONTENT image/png\n"));
         assert!(block.contains("LossCurve of 2 steps: 0.25 at step 2"));
+        let trained = Trained { out: folder.path().to_owned(), step: 3, steps: 9 };
+        let block = trained.look()?.block();
+        assert!(block.contains("Note: stopped after 3 of 9 steps, into "), "{block}");
+        let trained = Trained { steps: 3, ..trained };
+        assert!(trained.look()?.block().starts_with("EVCXR_BEGIN_CONTENT image/png\n"));
         assert!(LossCurve { losses: Vec::new() }.look().is_err());
         let progress = TrainProgress { step: 3, steps: 9, loss: 0.123_456, samples_per_second: 7. };
         let block = progress.look()?.block();

@@ -19,6 +19,7 @@ mod run;
 mod settings;
 mod sheet;
 mod task;
+mod trained;
 pub mod vae;
 mod vocabulary;
 
@@ -29,3 +30,4 @@ pub use optimizer::{Optimizer, OptimizerConfig};
 pub use run::{TrainProgress, run};
 pub use settings::TrainSettings;
 pub use task::{LossParts, Trainable, TrainingTask};
+pub use trained::Trained;

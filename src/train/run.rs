@@ -11,8 +11,10 @@ use super::replica::{Replica, backward, share_batch};
 use super::resume::{checkpoint_path, resume, save};
 use super::settings::TrainSettings;
 use super::task::{Trainable, TrainingTask};
+use super::trained::Trained;
+use crate::cores::SharedCores;
 use crate::models::params::Params;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// How far a training is.
 #[derive(Debug, Clone)]
@@ -28,7 +30,8 @@ pub struct TrainProgress {
 }
 
 /// Trains until `settings.steps`, resuming from the checkpoint in `settings.out` if there is one. `build` makes
-/// the network and its trainable tensors, once for every replica.
+/// the network and its trainable tensors, once for every replica. After an [`interrupt`] it ends with a checkpoint, from
+/// which the same call goes on.
 ///
 /// # Errors
 /// A loss that is not finite; a folder that cannot be written to; a checkpoint of other settings.
@@ -37,8 +40,9 @@ pub fn run<T: TrainingTask>(
     settings: &TrainSettings,
     task: &T,
     mut progress: impl FnMut(&TrainProgress),
-) -> Result<()> {
+) -> Result<Trained> {
     settings.check()?;
+    let _cores = SharedCores::watch();
     let out = &settings.out;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     let (mut replicas, mut optimizer) = build_replicas(build, settings)?;
@@ -50,8 +54,9 @@ pub fn run<T: TrainingTask>(
 
     let (first, started) = (optimizer.step, Instant::now());
     let mut saved = Instant::now();
-    let last = settings.stop_at.map_or(settings.steps, |stop| stop.min(settings.steps));
-    while optimizer.step < last {
+    let until = settings.stop_at.map_or(settings.steps, |stop| stop.min(settings.steps));
+    let mut stopped = false;
+    while optimizer.step < until && !stopped {
         let step = optimizer.step + 1;
         share_batch(&mut replicas, &task.batch(step_seed(settings.seed, step))?);
         optimizer.zero_grad();
@@ -66,12 +71,14 @@ pub fn run<T: TrainingTask>(
             loss,
             samples_per_second: samples / started.elapsed().as_secs_f64(),
         });
+        stopped = interrupt::requested();
+        let last = step == until || stopped;
         let network = &replicas[0].network;
-        if step.is_multiple_of(settings.sheet_every.max(1)) || step == last {
+        if step.is_multiple_of(settings.sheet_every.max(1)) || last {
             let path = out.join(format!("sheet-{step:06}.png"));
             optimizer.with_average(|| task.sheet(network, &path))?;
         }
-        if saved.elapsed() >= settings.checkpoint_every || step == last {
+        if saved.elapsed() >= settings.checkpoint_every || last {
             task.export(network, &optimizer, &out.join("model"))?;
             let losses = log.losses()?;
             if !losses.losses.is_empty() {
@@ -81,7 +88,7 @@ pub fn run<T: TrainingTask>(
             saved = Instant::now();
         }
     }
-    Ok(())
+    Ok(Trained { out: out.clone(), step: optimizer.step, steps: settings.steps })
 }
 
 /// The replicas of the network, and the optimizer of their tensors.

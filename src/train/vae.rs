@@ -13,6 +13,7 @@ use super::run::{TrainProgress, run};
 use super::settings::TrainSettings;
 use super::sheet::write_sheet;
 use super::task::{LossParts, Trainable, TrainingTask};
+use super::trained::Trained;
 use crate::Result;
 use crate::eval::distances::psnr;
 use crate::models::judge::Judge;
@@ -147,7 +148,7 @@ pub fn train_vae(
     weights: &VaeLossWeights,
     settings: &TrainSettings,
     progress: impl FnMut(&TrainProgress),
-) -> Result<()> {
+) -> Result<Trained> {
     check_pictures(pictures)?;
     let (kind, device) = (settings.kind, settings.device);
     let build = || {

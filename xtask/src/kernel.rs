@@ -9,7 +9,7 @@
 
 use crate::progress::Progress;
 use crate::project::{Project, output, remove, write};
-use crate::{Result, prerequisites};
+use crate::{Result, interrupts, prerequisites};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
@@ -33,9 +33,17 @@ const PUT_LOCK: &str = "!cp \"$DIFFUSCOPE_LOCK\" \"$EVCXR_TMPDIR/Cargo.lock\"\n"
 /// evcxr turns on a backtrace at every panic. This turns it off, and a cell can turn it on again.
 const NO_BACKTRACE: &str = "unsafe { std::env::set_var(\"RUST_BACKTRACE\", \"0\") };\n";
 
-/// How libtorch's threads wait; a person's choice stays. They sleep soon, or a second kernel would take this one's
-/// time.
-const WAITING: [&str; 2] = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
+/// evcxr learns of `?` by an error in the first cell that has one, and loses the figure that such a cell ends with: here it
+/// has learned it before.
+const QUESTION_MARK: &str = "Ok::<(), String>(())?;\n";
+/// Cargo's settings for all kernels: a panic tells the line of its cell. evcxr asks for no such lines, and strips them.
+const LINES_OF_CELLS: &str = "\
+[profile.dev]
+strip = \"none\"
+
+[profile.dev.package.ctx]
+debug = \"line-tables-only\"
+";
 /// The lines that go on with an error.
 const CAUSES: [&str; 3] = ["", "Caused by:", "Stack backtrace:"];
 
@@ -119,17 +127,20 @@ pub fn write_spec(project: &Project) -> Result {
             // evcxr updates a kernelspec of its own when it finds one; here it finds none.
             "JUPYTER_PATH": project.lab("jupyter/data"),
         },
-        "interrupt_mode": "message",
+        "interrupt_mode": "signal",
     });
     let path = project.lab("venv/share/jupyter/kernels/diffuscope/kernel.json");
     write(&path, &format!("{spec:#}\n"))?;
-    write(&project.lab(NO_PRELOAD).join("prelude.rs"), &format!("{PUT_LOCK}{NO_BACKTRACE}"))?;
+    write(&project.lab("evcxr/.cargo/config.toml"), LINES_OF_CELLS)?;
+    write(
+        &project.lab(NO_PRELOAD).join("prelude.rs"),
+        &format!("{PUT_LOCK}{NO_BACKTRACE}{QUESTION_MARK}"),
+    )?;
     write(&project.lab(PRELOAD).join("prelude.rs"), &preload(&project.root))
 }
 
 /// What a kernel runs when it starts. The variable is moved away again; its type makes
-/// rust-analyzer read tch, and its value loads libtorch. evcxr learns of `?` by an error in the first
-/// cell that has one, and loses the figure that such a cell ends with: here it has learned it before.
+/// rust-analyzer read tch, and its value loads libtorch. Its `?` stands for [`QUESTION_MARK`].
 fn preload(root: &Path) -> String {
     // As evcxr writes the path of `:dep diffuscope = { path = ".." }`, which is then the same.
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -179,7 +190,8 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
     // A preload that does not compile would end the kernel before it can say why.
     let built = fs::read_to_string(project.lab(WARM_ID)).unwrap_or_default();
     let preload = if built == warm_pin(project) { PRELOAD } else { NO_PRELOAD };
-    let mut command = Command::new(&evcxr);
+    let process = interrupts::listen(slot.clone());
+    let mut command = interrupts::apart(&evcxr);
     command
         .arg("--control_file")
         .arg(connection_file)
@@ -193,12 +205,12 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
         // Only evcxr's own start-up lines: what cells print goes to Jupyter another way.
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    if WAITING.iter().all(|name| std::env::var_os(name).is_none()) {
-        command.env(WAITING[0], "3000");
-    }
     let status = command
         .spawn()
         .and_then(|mut child| {
+            if let Ok(mut process) = process.lock() {
+                *process = Some(child.id());
+            }
             if let Some(errors) = child.stderr.take() {
                 pass_on(BufReader::new(errors), std::io::stderr());
             }

@@ -1,13 +1,15 @@
 //! JupyterLab on the first chapter.
 
 use crate::Result;
-use crate::project::Project;
+use crate::project::{Project, write};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::time::{Duration, Instant};
 
 const FIRST_CHAPTER: &str = "notebooks/00_start_here.ipynb";
+/// A notebook of one's own, which git ignores.
+pub const SCRATCH: &str = "scratch.ipynb";
 
 pub struct Options {
     pub browser: bool,
@@ -35,9 +37,16 @@ impl Address {
     }
 }
 
+/// Writes the notebook that a person starts their own from, unless there is one.
+fn offer_scratch(project: &Project) -> Result {
+    let path = project.notebooks().join(SCRATCH);
+    if path.exists() { Ok(()) } else { write(&path, include_str!("../notebooks/scratch.ipynb")) }
+}
+
 /// Becomes the server, so that Ctrl-C and signals reach it alone.
 pub fn open(project: &Project, options: &Options) -> Result {
     let address = Address { port: free_port(options.port)?, token: token()? };
+    offer_scratch(project)?;
     trust_notebooks(project);
     let announcer =
         std::env::current_exe().map_err(|error| format!("this program was not found: {error}"))?;
@@ -71,7 +80,10 @@ pub fn announce(port: u16, server: u32) -> Result {
     let started = Instant::now();
     while parent_id() == server && started.elapsed() < Duration::from_secs(120) {
         if answers(&address) {
-            println!("JupyterLab is running; Ctrl-C stops it. Open\n    {}", address.url());
+            println!(
+                "JupyterLab is running; Ctrl-C stops it. Open\n    {}\nA notebook of your own: notebooks/{SCRATCH}",
+                address.url()
+            );
             break;
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -136,6 +148,22 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         assert!(free_port(Some(port)).unwrap_err().contains("--port"));
         assert_ne!(free_port(None).unwrap(), port);
+    }
+
+    #[test]
+    fn a_notebook_of_ones_own_is_offered_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Project { root: folder.path().to_owned() };
+        std::fs::create_dir(project.notebooks()).unwrap();
+        let path = project.notebooks().join(SCRATCH);
+        offer_scratch(&project).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let notebook: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let first = &notebook["cells"][1]["source"];
+        assert!(first.to_string().contains(":dep diffuscope = { path = "), "{first}");
+        std::fs::write(&path, "mine").unwrap();
+        offer_scratch(&project).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     }
 
     #[test]

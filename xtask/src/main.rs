@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, tests, notebooks and a check-up, with plain cargo and no libtorch.
 
 mod doctor;
+mod interrupts;
 mod kernel;
 mod lab;
 mod notebooks;

@@ -1,6 +1,7 @@
 //! Executes chapters, one after another, each in a fresh kernel.
 
 use crate::Result;
+use crate::lab::SCRATCH;
 use crate::project::{Project, run as run_command};
 use std::path::PathBuf;
 
@@ -23,6 +24,13 @@ pub fn run(project: &Project, options: &Options) -> Result {
     run_command(&mut command, "not every notebook ran to its end (the cell is shown above)")
 }
 
+/// Runs what a new user types first, and an interrupt, in a kernel.
+pub fn run_first_cells(project: &Project) -> Result {
+    let mut command = project.python_command();
+    command.arg(project.root.join("xtask/python/first_cells.py")).arg(&project.root);
+    run_command(&mut command, "a cell did not show what it should (it is shown above)")
+}
+
 /// The chapters named, by file name with or without its end, or by their number; or all.
 fn find(project: &Project, names: &[String]) -> Result<Vec<PathBuf>> {
     let folder = project.notebooks();
@@ -30,7 +38,9 @@ fn find(project: &Project, names: &[String]) -> Result<Vec<PathBuf>> {
         .map_err(|error| format!("could not read {}: {error}", folder.display()))?
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "ipynb"))
+        .filter(|path| {
+            path.extension().is_some_and(|end| end == "ipynb") && !path.ends_with(SCRATCH)
+        })
         .collect();
     all.sort();
     if names.is_empty() {
@@ -59,7 +69,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let project = Project { root: folder.path().to_owned() };
         std::fs::create_dir(project.notebooks()).unwrap();
-        for file in ["01_b.ipynb", "00_a.ipynb", "evcxr.toml"] {
+        for file in ["01_b.ipynb", "00_a.ipynb", "evcxr.toml", SCRATCH] {
             std::fs::write(project.notebooks().join(file), "").unwrap();
         }
         let names = |names: &[&str]| {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 type Check = (&'static str, fn(&Project) -> Result);
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     ("format", |project| cargo(project, &["fmt", "--all", "--", "--check"], &[])),
     ("lints", |project| {
         let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked"];
@@ -42,6 +42,7 @@ const CHECKS: [Check; 7] = [
         let check = notebooks::Options { check: true, ..Default::default() };
         notebooks::run(project, &check)
     }),
+    ("a new user's first cells", notebooks::run_first_cells),
 ];
 
 /// Runs every check, also after one that failed, and says at the end which did.

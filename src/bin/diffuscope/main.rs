@@ -16,7 +16,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use diffuscope::cores::SharedCores;
+use diffuscope::{Error, interrupt};
 use terminal::say;
+
+/// The exit code of a run that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 /// Step inside Stable Diffusion: draw pictures from text, see what happens in every step, and train a small
 /// model of your own.
@@ -56,21 +61,27 @@ enum Command {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
+    let _cores = SharedCores::watch();
+    stop_at_interrupt(&command);
     // When a device runs out of memory inside a network, the bindings panic. To a user it is an error like any
     // other.
     std::panic::set_hook(Box::new(|_| ()));
     let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Generate(args) => generate::run(*args),
-        Command::Schedule(args) => schedule::run(args).map(|()| true),
-        Command::Scenes(args) => scenes::run(args).map(|()| true),
-        Command::Train(command) => train::run(*command).map(|()| true),
-        Command::Eval(args) => eval::run(*args).map(|()| true),
-        Command::Inspect(args) => inspect::run(args).map(|()| true),
-        Command::Device(args) => device::run(args).map(|()| true),
+        Command::Schedule(args) => schedule::run(args),
+        Command::Scenes(args) => scenes::run(args),
+        Command::Train(command) => train::run(*command),
+        Command::Eval(args) => eval::run(*args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Device(args) => device::run(args),
     }));
     let message = match done {
-        Ok(Ok(true)) => return ExitCode::SUCCESS,
-        Ok(Ok(false)) => return ExitCode::from(generate::INTERRUPTED),
+        Ok(Ok(())) if interrupt::requested() => return ExitCode::from(INTERRUPTED),
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(Error::Interrupted(when))) => {
+            say(&format!("interrupted {when}"));
+            return ExitCode::from(INTERRUPTED);
+        }
         Ok(Err(error)) => error.to_string(),
         Err(panic) => {
             let said = panic.downcast_ref::<String>().map(String::as_str);
@@ -82,4 +93,17 @@ fn main() -> ExitCode {
     };
     say(&format!("error: {message}"));
     ExitCode::FAILURE
+}
+
+/// A long run ends after its step at the first Ctrl-C, and at once at the second.
+fn stop_at_interrupt(command: &Command) {
+    if matches!(command, Command::Generate(_) | Command::Train(_) | Command::Eval(_)) {
+        let stop = || {
+            if interrupt::request() {
+                std::process::exit(INTERRUPTED.into());
+            }
+        };
+        // Without a handler Ctrl-C ends the program at once.
+        let _ = ctrlc::set_handler(stop);
+    }
 }

@@ -8,7 +8,7 @@ use indicatif::{DecimalBytes, ProgressBar, ProgressFinish, ProgressStyle};
 use super::cache::RepositoryCache;
 use super::client::{HubClient, RemoteFile, RequestError, RequestResult, text_header};
 use super::partial_file::PartialFile;
-use crate::Result;
+use crate::{Result, interrupt};
 
 /// Attempts in a row that may bring nothing of a file.
 const MAX_ATTEMPTS: u32 = 5;
@@ -145,6 +145,13 @@ fn receive(
         }
         partial.append(&bytes[..count], *size)?;
         progress(partial.len());
+        let so_far = || {
+            format!(
+                "after {} of {size} bytes of {name}; the next call goes on from there",
+                partial.len()
+            )
+        };
+        interrupt::check(so_far)?;
     }
 }
 

@@ -80,9 +80,13 @@ fn score_settings(
     scores_path: &Path,
 ) -> Result<[PathBuf; 2]> {
     let [curves, sheet_path] = ["scores.png", "sheet.png"].map(|name| args.out.join(name));
-    for &steps in &args.steps {
+    'settings: for &steps in &args.steps {
         for &scale in &args.sampling.guidance {
-            let (setting, sheet) = scorer.score(steps, scale)?;
+            let (setting, sheet) = match scorer.score(steps, scale) {
+                // What is scored by then is kept.
+                Err(Error::Interrupted(_)) if !scores.drawn.is_empty() => break 'settings,
+                scored => scored?,
+            };
             eprintln!("{}", summary::setting(&setting));
             if scores.drawn.is_empty() {
                 sheet.save(&sheet_path)?;

@@ -1,12 +1,12 @@
 //! Draws and scores the pictures of one setting: a number of steps and a guidance scale.
 
-use diffuscope::Result;
 use diffuscope::eval::accuracy::{JudgedPicture, composition, prompt_match};
 use diffuscope::eval::scores::SettingScores;
 use diffuscope::models::judge::Judge;
 use diffuscope::pipeline::{Generation, Request, StableDiffusion};
 use diffuscope::plot::{Sheet, Tile};
 use diffuscope::scenes::{HeldOut, Scenes};
+use diffuscope::{Result, interrupt};
 use tch::Tensor;
 
 use super::args::EvalArgs;
@@ -113,9 +113,11 @@ impl<'a> Scorer<'a> {
                 seed,
                 ..Request::batch(prompts)
             };
-            let made = self.model.generate(&request);
+            let made = self.model.generate(&request)?;
+            // Half-drawn pictures would be scored as bad ones.
+            interrupt::check(|| format!("at guidance {guidance_scale}, {steps} steps"))?;
             bar.inc(count);
-            made
+            Ok(made)
         };
         let seed = self.args.seed as i64;
         let (mut features, mut answers, mut latents, mut tiles) = (vec![], vec![], vec![], vec![]);

@@ -5,11 +5,10 @@ mod output;
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use diffuscope::Result;
 use diffuscope::checkpoint::{Checkpoint, Lora};
 use diffuscope::pipeline::{Request, StableDiffusion, Trace, tiny_folder};
-use diffuscope::{Error, Result};
 use tch::Device;
 
 pub use args::GenerateArgs;
@@ -19,16 +18,9 @@ use output::{DrawnPicture, write};
 use crate::out::{Out, check_place};
 use crate::terminal::{bar, say};
 
-/// The exit code of a run that Ctrl-C ended.
-pub const INTERRUPTED: u8 = 130;
-
-/// Set by the first Ctrl-C: the step under way is the last one.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Draws and writes; whether all steps were taken: a run that is interrupted ends early and writes what it has.
-pub fn run(mut args: GenerateArgs) -> Result<bool> {
+/// Draws and writes; a run that is interrupted ends early and writes what it has.
+pub fn run(mut args: GenerateArgs) -> Result<()> {
     args.check()?;
-    stop_on_interrupt()?;
     let out = Out::new(args.out.as_deref(), &args.prompts[0])?;
     if let Some(path) = &args.trace {
         check_place(path)?;
@@ -53,17 +45,7 @@ pub fn run(mut args: GenerateArgs) -> Result<bool> {
     for path in write(&args, &out, several, &pictures, trace, &settings)? {
         println!("{}", path.display());
     }
-    Ok(stopped.is_none())
-}
-
-fn stop_on_interrupt() -> Result<()> {
-    let handler = || {
-        // The second one does not wait.
-        if STOP.swap(true, Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    };
-    ctrlc::set_handler(handler).map_err(|e| Error::argument("Ctrl-C", "a handler", e))
+    Ok(())
 }
 
 /// Opens the model with its low-rank changes, where it is to compute.
@@ -115,10 +97,7 @@ fn draw(args: &GenerateArgs, model: &StableDiffusion, request: &mut Request) -> 
             if args.trace.is_some() {
                 records.push(step);
             }
-            match STOP.load(Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
+            ControlFlow::Continue(())
         })?;
         let finished = generation.finished;
         for (i, prompt) in request.prompts.iter().enumerate() {

@@ -15,6 +15,7 @@ use tch::Kind;
 use super::args::TrainArgs;
 use super::progress::show_progress;
 use super::scenes::TrainingScenes;
+use crate::terminal::say;
 
 #[derive(Args)]
 pub struct DiffusionArgs {
@@ -66,7 +67,9 @@ pub fn run(args: DiffusionArgs) -> Result<()> {
         vae_folder: &args.vae,
     };
     let progress = show_progress(settings.steps);
-    train_diffusion(&latents, &frozen, &args.diffusion_settings(cells), &settings, progress)
+    say(&train_diffusion(&latents, &frozen, &args.diffusion_settings(cells), &settings, progress)?
+        .to_string());
+    Ok(())
 }
 
 impl DiffusionArgs {

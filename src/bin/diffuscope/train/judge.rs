@@ -8,6 +8,7 @@ use diffuscope::train::judge::train_judge;
 use super::args::TrainArgs;
 use super::progress::show_progress;
 use super::scenes::TrainingScenes;
+use crate::terminal::say;
 
 #[derive(Args)]
 pub struct JudgeArgs {
@@ -20,5 +21,6 @@ pub fn run(args: JudgeArgs) -> Result<()> {
     let settings = args.common.settings()?;
     let scenes = TrainingScenes::compose(&args.common)?;
     let progress = show_progress(settings.steps);
-    train_judge(&scenes.pictures, &scenes.truths, &config, &settings, progress)
+    say(&train_judge(&scenes.pictures, &scenes.truths, &config, &settings, progress)?.to_string());
+    Ok(())
 }

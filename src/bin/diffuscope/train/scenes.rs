@@ -1,7 +1,7 @@
 //! The scenes that are trained on.
 
 use diffuscope::scenes::{Scenes, Split, Truth};
-use diffuscope::{Error, Result};
+use diffuscope::{Error, Result, interrupt};
 use tch::Tensor;
 
 use super::args::TrainArgs;
@@ -26,6 +26,7 @@ impl TrainingScenes {
         let mut pixels = Vec::with_capacity(count * size * size * 3);
         let (mut captions, mut truths) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for i in 0..count {
+            interrupt::check(|| format!("after {i} of {count} scenes"))?;
             let seed = (seed as u64).wrapping_mul(1 << 32).wrapping_add(i as u64);
             let scene = scenes.scene(seed, Split::Train)?;
             pixels.extend_from_slice(&scene.picture.pixels);

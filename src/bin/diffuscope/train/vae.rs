@@ -10,6 +10,7 @@ use diffuscope::train::vae::{VaeLossWeights, train_vae};
 use super::args::TrainArgs;
 use super::progress::show_progress;
 use super::scenes::TrainingScenes;
+use crate::terminal::say;
 
 #[derive(Args)]
 pub struct VaeArgs {
@@ -65,5 +66,6 @@ pub fn run(args: VaeArgs) -> Result<()> {
     let VaeArgs { edge, kl, perceptual, judge, .. } = args;
     let weights = VaeLossWeights { edge, kl, perceptual, judge };
     let progress = show_progress(settings.steps);
-    train_vae(&scenes.pictures, &config, &weights, &settings, progress)
+    say(&train_vae(&scenes.pictures, &config, &weights, &settings, progress)?.to_string());
+    Ok(())
 }
