@@ -117,6 +117,25 @@ CELLS = (
 )
 
 
+def hints(kernel):
+    """What Tab and Shift+Tab do not say."""
+
+    def ask(question, code):
+        request = question(code, len(code))
+        while True:
+            reply = kernel.client.get_shell_msg(timeout=60)
+            if reply["parent_header"].get("msg_id") == request:
+                return json.dumps(reply["content"])
+
+    asked = (
+        (kernel.client.complete, "figures::compare_gui", "compare_guidance(sd, request, guidance_scales)"),
+        (kernel.client.complete, "model.gen", "generate(request)"),
+        (kernel.client.inspect, "model.generate", "pub fn generate(&self, request: &Request) -> Result<Generation>"),
+        (kernel.client.inspect, "Schedule::cosine", "Nichol & Dhariwal 2021, eq. 17"),
+    )
+    return [f"{code}: no {word}" for question, code, word in asked if word not in ask(question, code)]
+
+
 def run(root, folder):
     """What went wrong."""
     notebook = json.loads((root / "xtask/notebooks/scratch.ipynb").read_text())
@@ -133,6 +152,8 @@ def run(root, folder):
             print(f"      {'ok    ' if passes(shown) else 'FAILED'} {source.splitlines()[-1]}", flush=True)
             if not passes(shown):
                 wrong.append(f"{source}\n\n{shown}")
+            if source.startswith("let model"):
+                wrong += hints(kernel)
     finally:
         kernel.close()
     if not (folder / "apple.png").read_bytes().startswith(b"\x89PNG"):

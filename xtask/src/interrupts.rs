@@ -15,8 +15,8 @@ const INTERRUPT: &str = "interrupt";
 /// The code of the cell, there too.
 const CODE: &str = "src/lib.rs";
 
-const FIRST: &str = "interrupt: a run ends after the step under way and keeps what it has; a second interrupt ends the \
-                     kernel's process, with all variables";
+const FIRST: &str = "interrupted: a run ends after this step, with what it has; a second interrupt ends the kernel's \
+                     process and its variables";
 const SECOND: &str = "interrupted twice: the kernel's process has ended, and all variables with it";
 
 /// The program in a group of its own, which Jupyter does not signal: a compiler would end at an interrupt, and so would

@@ -61,7 +61,8 @@ pub fn open(project: &Project, options: &Options) -> Result {
     server
         .args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0"])
         .args(["--ServerApp.answer_yes=True", "--ServerApp.allow_root=True"])
-        .args(["--log-level=WARN", "--KernelSpecManager.allowed_kernelspecs=diffuscope"])
+        .args(["--log-level=WARN", "--LabApp.log_level=WARN"])
+        .args(["--KernelSpecManager.allowed_kernelspecs=diffuscope"])
         .arg("--MappingKernelManager.default_kernel_name=diffuscope")
         // The kernel answers when it has loaded the library.
         .arg("--MappingKernelManager.kernel_info_timeout=300")

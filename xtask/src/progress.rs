@@ -53,7 +53,8 @@ impl Progress {
         watch_for_interrupts();
         let terminal = std::io::stdout().is_terminal();
         if !terminal {
-            println!("{heading}, about {} ...", time(expected));
+            print!("{heading}, about {} ...", time(expected));
+            let _ = std::io::stdout().flush();
         }
         let started = Instant::now();
         let (drawn, last, download) = (started, VecDeque::new(), None);
@@ -160,8 +161,7 @@ impl Progress {
     pub fn end(self, result: Result) -> Result {
         UNDER_WAY.store(false, Ordering::Relaxed);
         let took = time(self.started.elapsed());
-        let start =
-            if self.terminal { format!("\r\x1b[K{}", self.heading) } else { "     ".into() };
+        let start = if self.terminal { format!("\r\x1b[K{}", self.heading) } else { String::new() };
         let Err(problem) = result else {
             println!("{start} done in {took}");
             return Ok(());
