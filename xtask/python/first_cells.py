@@ -15,6 +15,9 @@ from pathlib import Path
 from notebooks import ANSI, Kernel
 
 
+AGAIN = "again"
+
+
 class Shown:
     """What a cell has shown."""
 
@@ -55,7 +58,7 @@ def stopped(shown):
     return shown.png and "Note: stopped after" in shown.text and "of 900 steps" in shown.text and not shown.refused
 
 
-# Cells, their tests, and the seconds after which they are interrupted.
+# Cells, their tests, and the seconds after which they are interrupted; the last one is interrupted until it ends.
 CELLS = (
     ("Schedule::cosine(1000)?", picture("Schedule of 1000 timesteps"), ()),
     ("let model = StableDiffusion::tiny()?;", nothing, ()),
@@ -111,10 +114,19 @@ CELLS = (
     (
         "loop { std::thread::sleep(std::time::Duration::from_millis(50)); }",
         lambda shown: "interrupted twice" in shown.errors,
-        (3, 4),
+        (3, AGAIN),
     ),
     ("1 + 1", lambda shown: shown.text == "2", ()),
 )
+
+
+def interrupt(kernel, seconds, ended):
+    """Interrupts after each of these times, and after AGAIN until the cell has ended."""
+    for wait in seconds:
+        while not ended.wait(2 if wait == AGAIN else wait):
+            kernel.manager.interrupt_kernel()
+            if wait != AGAIN:
+                break
 
 
 def hints(kernel):
@@ -145,10 +157,11 @@ def run(root, folder):
     kernel = Kernel(root / "notebooks")
     try:
         for source, passes, interrupts in (("".join(first["source"]), nothing, ()), *CELLS):
-            for seconds in interrupts:
-                threading.Timer(seconds, kernel.manager.interrupt_kernel).start()
+            ended = threading.Event()
+            threading.Thread(target=interrupt, args=(kernel, interrupts, ended), daemon=True).start()
             source = source.replace("FOLDER", str(folder))
             shown = Shown([o for o in kernel.execute(source)[0] if "Compiling" not in o.get("text", "")])
+            ended.set()
             print(f"      {'ok    ' if passes(shown) else 'FAILED'} {source.splitlines()[-1]}", flush=True)
             if not passes(shown):
                 wrong.append(f"{source}\n\n{shown}")

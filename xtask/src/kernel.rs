@@ -205,6 +205,14 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
         // Only evcxr's own start-up lines: what cells print goes to Jupyter another way.
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    // A build script may look at what cargo tells of the crate that it runs, which is this program or none.
+    let of_a_crate =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_a_crate) {
+            command.env_remove(name);
+        }
+    }
     let status = command
         .spawn()
         .and_then(|mut child| {
