@@ -63,7 +63,7 @@ impl Case {
             sampler.options.eta = self.eta;
         }
         sampler.as_diffusers = true;
-        Plan::new(sampler, &config.schedule()?, self.steps, &config.settings(sampler))
+        Plan::new(sampler, &config.schedule()?, self.steps, &config.settings(sampler)?)
     }
 
     fn text(&self, key: &str) -> &str {

@@ -5,12 +5,13 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
-use super::{Family, PredictionType, StoredNetwork};
+use super::{Family, PredictionType, SchedulerConfig, StoredNetwork, diffusers};
 use crate::models::clip::Tokenizer;
 use crate::models::params::Params;
+use crate::tensor_file::json;
 use crate::{Error, Result};
 
 /// Whose names a checkpoint's tensors have.
@@ -52,7 +53,9 @@ pub struct Checkpoint {
     /// The keys of tensors that belong to no known network.
     pub unknown: Vec<String>,
     /// `model_index.json`; for a single file, what the published folder of its family says.
-    pub(super) model_index: Value,
+    pub(super) model_index: Map<String, Value>,
+    /// What was corrected in old configurations, as sentences.
+    pub(super) corrections: Vec<String>,
     /// The folder that has the tokenizers; `None`: the embedded one.
     pub(super) tokenizers: Option<PathBuf>,
 }
@@ -67,7 +70,7 @@ impl fmt::Debug for Checkpoint {
 impl Checkpoint {
     /// What was assumed or left out, as sentences for the user.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.corrections.clone();
         let is_sd2 = matches!(self.family, Family::Sd2Base | Family::Sd2V);
         let samples = self.schedulers.contains_key("scheduler");
         if samples && !self.prediction.known && self.key_style == KeyStyle::Ldm && is_sd2 {
@@ -79,6 +82,9 @@ impl Checkpoint {
                 self.prediction.reason
             ));
         }
+        if let Some(Ok(config)) = self.scheduler("scheduler") {
+            notes.extend(said_of_scheduler(&config));
+        }
         if !self.unknown.is_empty() {
             let first: Vec<&str> = self.unknown.iter().take(3).map(String::as_str).collect();
             let count = self.unknown.len();
@@ -87,13 +93,22 @@ impl Checkpoint {
         notes
     }
 
-    /// `model_index.json` as a value of type `T`.
+    /// `model_index.json` as a value of type `T`, with the pipeline's defaults.
     ///
     /// # Errors
     /// A value of another type.
     pub(crate) fn model_index<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(self.model_index.clone())
-            .map_err(|e| Error::config(self.path.join("model_index.json"), e))
+        let mut index = diffusers::pipeline(&self.model_index)
+            .map(|pipeline| pipeline.settings.clone())
+            .unwrap_or_default();
+        index.extend(self.model_index.clone());
+        json::typed(&index.into(), &self.path.join("model_index.json"))
+    }
+
+    /// `scheduler` or `low_res_scheduler`, where there is one.
+    pub(crate) fn scheduler(&self, name: &str) -> Option<Result<SchedulerConfig>> {
+        let (json, path) = self.schedulers.get(name)?;
+        Some(SchedulerConfig::from_json(json.clone(), path))
     }
 
     /// One network.
@@ -161,4 +176,21 @@ impl Checkpoint {
         let act = self.network(&encoder)?.config.get("hidden_act").and_then(Value::as_str);
         Tokenizer::clip(if act == Some("quick_gelu") { "<|endoftext|>" } else { "!" })
     }
+}
+
+/// What a person should know of how a scheduler's file is read.
+fn said_of_scheduler(config: &SchedulerConfig) -> Vec<String> {
+    let (sampler, mut notes) = (config.sampler(), Vec::new());
+    if let Some(class) = config.unsupported_class() {
+        notes.push(format!(
+            "the checkpoint's sampler {class} is not here: {sampler} draws where no other is chosen (--sampler NAME, or \
+             `sampler` of a request); it may need other steps and another guidance scale than {class}"
+        ));
+    }
+    let ignored = config.not_followed(sampler);
+    if !ignored.is_empty() {
+        let ignored = ignored.join(", ");
+        notes.push(format!("scheduler_config.json sets what {sampler} does not read: {ignored}"));
+    }
+    notes
 }

@@ -16,9 +16,14 @@ impl StableDiffusion {
         if self.vae.kind() != self.unet.kind() {
             warnings.push("the VAE's activations overflow in f16: it computes in f32".to_owned());
         }
-        if let (None, Some(class)) = (request.sampler, self.scheduler.unsupported_class()) {
-            let ddim = self.scheduler.sampler();
-            warnings.push(format!("the checkpoint names {class}, which is not here: {ddim} draws"));
+        if let Some(sampler) = request.sampler {
+            let ignored = self.scheduler.not_followed(sampler).join(", ");
+            if sampler.class_name() != self.scheduler.sampler().class_name() && !ignored.is_empty()
+            {
+                warnings.push(format!(
+                    "scheduler_config.json sets what {sampler} does not read: {ignored}"
+                ));
+            }
         }
         let steps = request.num_inference_steps;
         if self.plan(request)?.steps.is_empty() {

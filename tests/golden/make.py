@@ -2,6 +2,7 @@
 
     pip install -r tests/golden/requirements.txt
     python tests/golden/make.py
+    python tests/golden/make.py signatures samplers     these parts alone
 
 Everything is drawn from fixed seeds; the files beside this script are its output.
 """
@@ -23,6 +24,7 @@ from unittest.mock import patch
 import diffusers
 import numpy as np
 import torch
+import transformers
 import transformers.integrations.peft
 from diffusers import (
     AutoencoderKL,
@@ -109,6 +111,77 @@ def timesteps():
                         if len(reference.timesteps) == steps:
                             tensors[f"{name}/{spacing}/{total}/{steps}/{offset}"] = reference.timesteps
     save("timesteps", tensors)
+
+
+# Whose scheduler_config.json is read, by the class that reads it.
+SCHEDULERS = [
+    *["DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete"],
+    *["HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSinglestep", "DPMSolverMultistep"],
+    *["DPMSolverSDE", "UniPCMultistep", "DEISMultistep", "LCM"],
+]
+PIPELINES = [
+    *["StableDiffusion", "StableDiffusionImg2Img", "StableDiffusionInpaint", "StableDiffusionInpaintPipelineLegacy"],
+    *["StableDiffusionDepth2Img", "StableDiffusionUpscale", "StableDiffusionXL", "StableDiffusionXLImg2Img"],
+    *["StableDiffusionXLInpaint", "LatentConsistencyModel", "LatentConsistencyModelImg2Img"],
+]
+
+
+def defaults(function):
+    """What a signature assumes where nothing is said."""
+    known = inspect.signature(function).parameters.values()
+    plain = (str, bool, int, float, list, tuple, type(None))
+    return {p.name: p.default for p in known if isinstance(p.default, plain) and p.default is not p.empty}
+
+
+def corrections(pipeline_class):
+    """What a pipeline makes of the settings that old files have."""
+    size = dict(block_out_channels=[8], norm_num_groups=8, layers_per_block=1)
+    network = UNet2DConditionModel(
+        sample_size=32, down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"], cross_attention_dim=8, **size
+    )
+    network.register_to_config(_diffusers_version="0.8.1")
+    parts = dict(
+        unet=network,
+        vae=AutoencoderKL(scaling_factor=0.5, **size),
+        scheduler=DDIMScheduler(clip_sample=True, steps_offset=0),
+    )
+    parts["scheduler"].register_to_config(skip_prk_steps=False)
+    before = {name: dict(part.config) for name, part in parts.items()}
+    known = inspect.signature(pipeline_class.__init__).parameters
+    empty = {name: None for name, p in known.items() if p.default is p.empty and name != "self"}
+    if "requires_safety_checker" in known:
+        empty["requires_safety_checker"] = False
+    pipe = pipeline_class(**empty | parts)
+    after = {name: dict(getattr(pipe, name).config) for name in parts}
+    public = lambda name: [key for key in sorted(after[name]) if not key.startswith("_")]
+    return {
+        name: {key: after[name][key] for key in public(name) if after[name][key] != before[name].get(key)}
+        for name in parts
+    }
+
+
+def signatures():
+    """src/checkpoint/diffusers.json: what schedulers and pipelines assume where a file says nothing, and what pipelines
+    correct; networks.json: what networks assume."""
+    warnings.filterwarnings("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    schedulers = {name: defaults(getattr(diffusers, name).__init__) for name in (f"{n}Scheduler" for n in SCHEDULERS)}
+    pipelines = {}
+    for name in PIPELINES:
+        name = name if name.endswith("Legacy") else f"{name}Pipeline"
+        pipeline_class = getattr(diffusers, name)
+        settings = {k: v for k, v in defaults(pipeline_class.__init__).items() if v is not None and k[0] != "_"}
+        upcasts = "force_upcast" in inspect.getsource(pipeline_class)
+        pipelines[name] = dict(settings=settings, upcasts=upcasts, corrections=corrections(pipeline_class))
+    text, of_all = CLIPTextConfig().to_dict(), transformers.PretrainedConfig().to_dict()
+    networks = dict(
+        unet=defaults(UNet2DConditionModel.__init__),
+        vae=defaults(AutoencoderKL.__init__),
+        text_encoder={key: value for key, value in text.items() if key not in of_all or key.endswith("_id")},
+    )
+    write = lambda path, value: path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write(HERE.parents[1] / "src" / "checkpoint" / "diffusers.json", dict(schedulers=schedulers, pipelines=pipelines))
+    write(HERE / "networks.json", networks)
 
 
 def model(sample, t):
@@ -1490,7 +1563,8 @@ def checkpoints():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = [schedules, timesteps, samplers, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
+    parts = [signatures, schedules, timesteps, samplers, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
     for part in [*parts, pipelines, families, loras, checkpoints]:
-        print(part.__name__)
-        part()
+        if not sys.argv[1:] or part.__name__ in sys.argv[1:]:
+            print(part.__name__)
+            part()
