@@ -8,7 +8,7 @@ mod golden;
 use std::collections::BTreeMap;
 
 use diffuscope::Result;
-use diffuscope::checkpoint::SchedulerConfig;
+use diffuscope::checkpoint::{Checkpoint, SchedulerConfig};
 use diffuscope::denoiser::Denoiser;
 use diffuscope::noise::{standard_normal, standard_normals};
 use diffuscope::sampler::{
@@ -99,7 +99,7 @@ impl Case {
 
 fn run(plan: Plan, x_start: &Tensor, noises: &Tensor) -> Result<Tensor> {
     let start = plan.start(x_start);
-    let noises = (0..plan.steps.len() as i64).map(|i| noises.get(i)).collect();
+    let noises = (0..plan.draws() as i64).map(|i| noises.get(i)).collect();
     let mut sampling = Sampling::new(&Shrink, plan, start, None, 1., noises)?;
     for step in sampling.by_ref() {
         step?;
@@ -162,6 +162,55 @@ fn whole_loops() -> Result<()> {
     if let Ok(path) = std::env::var("DIFFUSCOPE_TABLE") {
         std::fs::write(path, markdown(&table, &said)).unwrap();
     }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct ConfigCase {
+    pipeline: String,
+    scheduler: String,
+    /// The text of scheduler_config.json, as Python writes it.
+    file: String,
+}
+
+/// Folders as people have them, each opened as the pipeline of diffusers does that its index names.
+#[test]
+fn schedulers_are_what_pipelines_make_of_their_files() -> Result<()> {
+    let text = std::fs::read_to_string(golden::path("configs.json")).unwrap();
+    let cases: Vec<ConfigCase> = serde_json::from_str(&text).unwrap();
+    let file = golden::open("configs");
+    let double = |name: &str| Ok::<_, diffuscope::Error>(file.tensor(name)?.to_kind(Kind::Double));
+    let (x_start, noises, last) = (double("x_T")?, double("noises")?, double("last_f64")?);
+    let mut failed = Vec::new();
+    for (i, ConfigCase { pipeline, scheduler, file }) in cases.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = json!({"_class_name": pipeline, "scheduler": ["diffusers", scheduler]});
+        std::fs::write(folder.path().join("model_index.json"), index.to_string()).unwrap();
+        std::fs::create_dir(folder.path().join("scheduler")).unwrap();
+        std::fs::write(folder.path().join("scheduler/scheduler_config.json"), file).unwrap();
+        let run = || {
+            let (json, _) = Checkpoint::open(folder.path())?.schedulers["scheduler"].clone();
+            let config: SchedulerConfig = serde_json::from_value(json).unwrap();
+            let mut sampler = config.sampler();
+            sampler.as_diffusers = true;
+            let plan = Plan::new(sampler, &config.schedule()?, 10, &config.settings(sampler)?)?;
+            run(plan, &x_start, &noises)
+        };
+        // Of a cosine schedule, diffusers' betas are rounded to f32 even where all else is f64.
+        let allowed = if file.contains("squaredcos") { 1e-4 } else { 1e-6 };
+        let gap = run().map(|got| (got - last.get(i as i64)).abs().max().double_value(&[]));
+        if !gap.as_ref().is_ok_and(|gap| *gap < allowed) {
+            failed.push(format!("{gap:?} {pipeline} {scheduler} {file}"));
+        }
+    }
+    assert!(
+        failed.is_empty(),
+        "{} of {} differ:\n{}",
+        failed.len(),
+        cases.len(),
+        failed.join("\n")
+    );
+    println!("{} files, each as diffusers reads it", cases.len());
     Ok(())
 }
 
@@ -254,7 +303,7 @@ fn dpm2s_ancestral_is_its_algorithm() -> Result<()> {
     let shape = [1, 2, 2, 2];
     let x_start = standard_normal(&shape, 1)?.to_kind(Kind::Double);
     let noises: Vec<Tensor> =
-        standard_normals(&shape, 2, 11)?.iter().map(|n| n.to_kind(Kind::Double)).collect();
+        standard_normals(&shape, 2, 5)?.iter().map(|n| n.to_kind(Kind::Double)).collect();
     let timesteps: Vec<f64> = plan.steps.iter().map(|step| step.position.t).collect();
     let got = run(plan, &x_start, &Tensor::stack(&noises, 0))?;
 
@@ -276,7 +325,7 @@ fn dpm2s_ancestral_is_its_algorithm() -> Result<()> {
         let middle = (-(time + h / 2.)).exp();
         let between = middle / sigma * &x - (-h / 2.).exp_m1() * &seen;
         let seen = denoised(&between, middle, timesteps[2 * i + 1]);
-        x = down / sigma * &x - (-h).exp_m1() * &seen + up * &noises[2 * i + 1];
+        x = down / sigma * &x - (-h).exp_m1() * &seen + up * &noises[i];
     }
     let gap = (got - x).abs().max().double_value(&[]);
     assert!(gap < 1e-9, "{gap:e}");
@@ -314,15 +363,22 @@ fn step_functions_take_the_planned_steps() -> Result<()> {
             let plan = Plan::new(sampler, &s, 6, &settings)?;
             let expected = run(plan.clone(), &x_start, &Tensor::stack(&noises, 0))?;
             let mut x = plan.start(&x_start);
-            let mut evaluations = 0..plan.steps.len();
+            let (mut evaluations, mut drawn) = (0..plan.steps.len(), noises.iter());
             while let Some(i) = evaluations.next() {
                 let PlannedStep { position, next, .. } = plan.steps[i];
-                let (step, noise) = (plan.steps[i].pair(), &noises[i]);
+                let step = plan.steps[i].pair();
                 // Of a step of two stages, the end is that of its second evaluation.
                 let two = plan.sampler.method.evaluations_per_step == 2 && i + 1 < plan.steps.len();
                 let last = if two { evaluations.next().unwrap_or(i) } else { i };
                 let (sigma, sigma_next) = (position.sigma(), plan.steps[last].next.sigma());
-                let fresh = &noises[last];
+                let mut draw = |i: usize| match plan.steps[i].adds_noise() {
+                    true => drawn.next().unwrap(),
+                    false => &noises[0],
+                };
+                let (noise, fresh) = match two {
+                    true => (draw(i), draw(last)),
+                    false => (draw(i), &noises[0]),
+                };
                 let mut at = plan.steps[i..=last].iter().map(|step| step.position);
                 let noise_pred =
                     Shrink.predict(&(&x * position.input_scale()), &position.t.into(), None)?;

@@ -47,7 +47,9 @@ impl StoredNetwork {
             _ => serde_json::to_value(TextConfig::default()),
         };
         if let (Ok(Value::Object(usual)), Some(config)) = (usual, self.config.as_object_mut()) {
-            usual.into_iter().for_each(|(key, value)| drop(config.entry(key).or_insert(value)));
+            for (key, value) in usual {
+                config.entry(key).or_insert(value);
+            }
         }
     }
 

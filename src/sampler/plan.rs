@@ -98,6 +98,12 @@ impl Plan {
         Ok(Self { sampler, prediction, clip, num_inference_steps, steps, init_noise_sigma })
     }
 
+    /// How often fresh noise is drawn: samplers of two stages draw it once a step, DPM++ SDE in each of its stages, and
+    /// none draws it for a step that ends on the picture.
+    pub fn draws(&self) -> usize {
+        self.steps.iter().filter(|step| step.adds_noise()).count()
+    }
+
     /// The step, counted from 0, that evaluation `i` belongs to.
     pub fn step_of(&self, i: usize) -> usize {
         i * self.num_inference_steps / self.steps.len().max(1)

@@ -54,11 +54,11 @@ pub enum FinalSigma {
     SigmaMin,
 }
 
-/// The sigma of every training timestep. One that leaves nothing of the picture would be infinite; it gets the sigma of
-/// alpha_bar = 2^-24, as in diffusers.
+/// The sigma of every training timestep. One that leaves nothing of the picture, at the end of a schedule that was rescaled
+/// to zero SNR, would be infinite; it gets the sigma of alpha_bar = 2^-24, as in diffusers.
 pub(super) fn all_sigmas(s: &Schedule) -> Vec<f64> {
-    let floor = 2f64.powi(-24);
-    s.alphas_cumprod().iter().map(|a| ((1. - a.max(floor)) / a.max(floor)).sqrt()).collect()
+    let kept = |a: f64| if a > 0. { a } else { 2f64.powi(-24) };
+    s.alphas_cumprod().iter().map(|a| ((1. - a) / kept(*a)).sqrt()).collect()
 }
 
 /// The sigma of a timestep; between training timesteps, by linear interpolation.

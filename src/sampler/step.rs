@@ -45,6 +45,11 @@ impl PlannedStep {
         Self { position, next, correction: None, coefficients, forget: 0 }
     }
 
+    /// Whether it takes fresh noise.
+    pub fn adds_noise(&self) -> bool {
+        self.coefficients.of_noise != 0.
+    }
+
     /// The timestep that the model is given.
     pub fn timestep(&self) -> f64 {
         self.position.t
