@@ -11,12 +11,14 @@ use diffuscope::Result;
 use diffuscope::checkpoint::{Checkpoint, SchedulerConfig};
 use diffuscope::denoiser::Denoiser;
 use diffuscope::noise::{standard_normal, standard_normals};
+use diffuscope::prediction::Prediction;
 use diffuscope::sampler::{
-    Plan, PlanSettings, PlannedStep, Sampler, Sampling, ddim_step, ddim_step_eta, ddpm_step,
-    dpm_sde_step, dpm2_ancestral_step, dpm2_step, dpm2s_ancestral_step, euler_ancestral_step,
-    euler_step, heun_step, lcm_step,
+    Deis, DpmSolver, FinalSigma, Options, Plan, PlanSettings, PlannedStep, Sampler, Sampling,
+    Sigmas, SolverForm, SolverType, UniPc, ddim_step, ddim_step_eta, ddpm_step, dpm_sde_step,
+    dpm2_ancestral_step, dpm2_step, dpm2s_ancestral_step, euler_ancestral_step, euler_step,
+    heun_step, lcm_step,
 };
-use diffuscope::schedule::{Schedule, Spacing};
+use diffuscope::schedule::{BetaSchedule, Schedule, Spacing};
 use diffuscope::timesteps::Timesteps;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -264,6 +266,137 @@ fn markdown(table: &BTreeMap<String, Row>, said: &str) -> String {
         "---|".repeat(12),
         lines.join("\n")
     )
+}
+
+/// The names of all samplers, and the options that no name stands for.
+fn all_samplers() -> Vec<Sampler> {
+    let mut all: Vec<Sampler> = Sampler::names().map(|name| name.parse().unwrap()).collect();
+    all.push(Sampler::ddim(1.));
+    let mut with = |name: &str, change: &dyn Fn(&mut Options)| {
+        let mut sampler: Sampler = name.parse().unwrap();
+        change(&mut sampler.options);
+        all.push(sampler);
+    };
+    for order in 1..=3 {
+        for lower_order_final in [true, false] {
+            with("deis", &|o| o.deis = Deis { order, lower_order_final });
+            for (bh2, predict_x0) in [(true, true), (true, false), (false, true), (false, false)] {
+                with("unipc", &|o| o.unipc = UniPc { order, bh2, predict_x0, lower_order_final });
+            }
+            for form in [SolverForm::Data, SolverForm::Noise] {
+                for (single, sde) in [(true, true), (true, false), (false, true), (false, false)] {
+                    let heun = (form == SolverForm::Data) == single;
+                    let solver_type = if heun { SolverType::Heun } else { SolverType::Midpoint };
+                    let euler_at_final = sde;
+                    with("dpm++2m", &|o| {
+                        o.dpm_solver = DpmSolver {
+                            order,
+                            single,
+                            form,
+                            sde,
+                            solver_type,
+                            lower_order_final,
+                            euler_at_final,
+                        };
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The last sample where the model knows the only picture there is; samples of picture and noise in the plan's sizes.
+fn run_knowing(plan: &Plan, picture: &Tensor, noises: &[Tensor]) -> Result<Tensor> {
+    let mut x = match plan.steps.first() {
+        Some(first) => first.position.noised(picture, &noises[0])?,
+        None => picture.shallow_clone(),
+    };
+    let mut earlier = Vec::new();
+    for (i, step) in plan.steps.iter().enumerate() {
+        let output = plan.prediction.output(&step.position.rates(), &x, picture)?;
+        let mut evaluation = plan.interpret(i, &x, &output)?;
+        x = plan.step(i, &mut evaluation, &earlier, Some(&noises[1 + i]))?;
+        earlier.insert(0, evaluation);
+        earlier.drain(..step.forget.min(earlier.len()));
+    }
+    Ok(x)
+}
+
+/// Every sampler with every prediction, spacing, kind of sigmas, end, few steps and kind of schedule ends on the only
+/// picture there is, but for the noise of its end, or is refused by name.
+#[test]
+fn every_combination_is_right_or_refused() -> Result<()> {
+    let shape = [1, 2, 2, 2];
+    let draws = standard_normals(&shape, 2, 24)?;
+    let noises: Vec<Tensor> = draws.iter().map(|n| n.to_kind(Kind::Double)).collect();
+    let picture = standard_normal(&shape, 1)?.to_kind(Kind::Double);
+    let sd = Schedule::stable_diffusion();
+    let cosine = Schedule::new(BetaSchedule::Cosine, 0., 0., 1000)?;
+    let schedules = [("sd", &sd), ("zero SNR", &sd.rescale_zero_snr()?), ("cosine", &cosine)];
+    let (mut right, mut refused, mut wrong) = (0, BTreeMap::<String, usize>::new(), Vec::new());
+    let all_sigmas = [Sigmas::Own, Sigmas::Karras, Sigmas::Exponential, Sigmas::Beta];
+    let ends = [None, Some(FinalSigma::Zero), Some(FinalSigma::SigmaMin)];
+    for sampler in all_samplers() {
+        for (name, schedule) in schedules {
+            for prediction in [Prediction::Epsilon, Prediction::V, Prediction::Sample] {
+                for spacing in [Spacing::Leading, Spacing::Linspace, Spacing::Trailing] {
+                    for (sigmas, final_sigma) in
+                        all_sigmas.iter().flat_map(|s| ends.map(|e| (*s, e)))
+                    {
+                        for steps in 1..=5 {
+                            let settings = PlanSettings {
+                                prediction,
+                                spacing,
+                                sigmas,
+                                final_sigma,
+                                steps_offset: steps % 2,
+                                set_alpha_to_one: steps > 2,
+                                ..PlanSettings::default()
+                            };
+                            let plan = match Plan::new(sampler, schedule, steps, &settings) {
+                                Ok(plan) => plan,
+                                Err(error) => {
+                                    *refused.entry(error.to_string()).or_default() += 1;
+                                    continue;
+                                }
+                            };
+                            let end = plan.steps[plan.steps.len() - 1].next;
+                            let got = run_knowing(&plan, &picture, &noises)?;
+                            let gap = got - &picture * end.signal_rate;
+                            let gap = gap.abs().max().double_value(&[]);
+                            let solver = sampler.options.dpm_solver;
+                            let allowed = match (solver.sde, solver.form) {
+                                // Its long steps add more noise than the end has.
+                                (true, SolverForm::Noise) => f64::MAX,
+                                // It mixes outputs, and v differs from sample to sample.
+                                _ if sampler.method.is("pndm") && prediction == Prediction::V => 1.,
+                                // Four stages in a row magnify the rounding where hardly any picture is left.
+                                _ if sampler.options.runge_kutta && name == "cosine" => 1.,
+                                // What was drawn, or a sum of several draws.
+                                _ => 1e-6 + 40. * end.noise_rate,
+                            };
+                            // Also for NaN.
+                            if !(gap <= allowed) {
+                                let what = format!(
+                                    "{sampler:?} {name} {prediction:?} {spacing:?} {sigmas:?} {final_sigma:?} {steps}"
+                                );
+                                wrong.push(format!("{gap:.1e} (allowed {allowed:.1e}) {what}"));
+                            }
+                            right += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (why, count) in &refused {
+        println!("{count} refused: {why}");
+    }
+    let shown: Vec<&String> = wrong.iter().step_by(1 + wrong.len() / 40).collect();
+    assert!(wrong.is_empty(), "{} of {right} are wrong: {shown:#?}", wrong.len());
+    println!("{right} right");
+    Ok(())
 }
 
 /// Where a step ends on the next visited timestep, which is the default, the equations hold along that list.

@@ -216,14 +216,16 @@ fn sigma_grid<'a>(
     Ok(Grid { init_noise_sigma, ..Grid::along(s, settings, &positions) })
 }
 
-/// The positions of a sampler in lambda, down to the picture where the settings do not say otherwise: UniPC.
-pub(super) fn in_lambda_to_picture<'a>(
+/// The positions of UniPC: in lambda, where the settings do not say otherwise down to the picture, or of the noise, which
+/// is not defined there, down to timestep 0.
+pub(super) fn in_lambda_of_unipc<'a>(
     s: &'a Schedule,
     n: usize,
     settings: &'a PlanSettings,
-    _: &Options,
+    options: &Options,
 ) -> Result<Grid<'a>> {
-    in_lambda(s, n, settings, settings.spacing, FinalSigma::Zero)
+    let end = if options.unipc.predict_x0 { FinalSigma::Zero } else { FinalSigma::SigmaMin };
+    in_lambda(s, n, settings, settings.spacing, end)
 }
 
 /// The positions of a sampler in lambda, down to timestep 0 where the settings do not say otherwise: DEIS.

@@ -192,7 +192,7 @@ pub static METHODS: &[Method] = &[
             },
             name("unipc", &["UniPCMultistepScheduler", "uni-pc"]),
         ],
-        grid: grid::in_lambda_to_picture,
+        grid: grid::in_lambda_of_unipc,
         plan: unipc::plan,
         ..ROW
     },

@@ -95,7 +95,26 @@ impl Plan {
         let init_noise_sigma = grid.init_noise_sigma;
         let (prediction, clip) = (settings.prediction, settings.clip);
         let num_inference_steps = n - skipped;
-        Ok(Self { sampler, prediction, clip, num_inference_steps, steps, init_noise_sigma })
+        let plan = Self { sampler, prediction, clip, num_inference_steps, steps, init_noise_sigma };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// Refuses what would divide by zero in one of the steps.
+    fn check(&self) -> Result<()> {
+        for step in &self.steps {
+            self.prediction.check(&step.position.rates())?;
+            if !step.is_finite() {
+                let got =
+                    format!("a step from t = {} that divides by zero", Digits(step.position.t));
+                let expected = "steps between samples of picture and noise";
+                return Err(Error::argument(self.sampler, expected, got).hint(match step.position.signal_rate {
+                    0. => "its schedule ends on pure noise (zero SNR), where ddim, ddpm and euler can begin",
+                    _ => "take other sigmas, another end or another number of steps",
+                }));
+            }
+        }
+        Ok(())
     }
 
     /// How often fresh noise is drawn: samplers of two stages draw it once a step, DPM++ SDE in each of its stages, and

@@ -3,6 +3,7 @@
 use super::grid::Grid;
 use super::{Coefficients, EARLIER, EvaluationCoefficients, Options, PlannedStep, Position};
 use crate::prediction::Prediction;
+use crate::schedule::Spacing;
 use crate::{Error, Result};
 
 /// The weights of the last evaluations' outputs in a linear multistep, the newest first: Adams-Bashforth on even steps.
@@ -122,7 +123,12 @@ fn begin_with_runge_kutta(grid: &Grid<'_>) -> Result<(Vec<PlannedStep>, usize)> 
             true => grid.stride() / 2,
         };
         let above = Position::of(s, (from.t as usize).saturating_sub(half))?;
-        let middle = Position::of(s, end.t as usize + half)?;
+        // With an odd stride and leading spacing, PNDM's own, diffusers evaluates one timestep below the sample.
+        let leads = grid.settings.spacing == Spacing::Leading && grid.settings.timesteps.is_none();
+        let middle = match grid.settings.as_diffusers || leads {
+            false => above,
+            true => Position::of(s, end.t as usize + half)?,
+        };
         let stage = |at: Position, to: Position, base: usize, outputs: &[(Position, f64)]| {
             let step = Transfer { prediction, from, to, base, outputs };
             PlannedStep::new(at, to, step.coefficients())

@@ -50,6 +50,15 @@ impl PlannedStep {
         self.coefficients.of_noise != 0.
     }
 
+    /// Whether all its coefficients are numbers.
+    pub(super) fn is_finite(&self) -> bool {
+        let of = |c: &Coefficients| {
+            let each = c.by_evaluation().map(|e| [e.of_x_0, e.of_noise_pred, e.of_x_t]);
+            c.of_noise.is_finite() && each.as_flattened().iter().all(|value| value.is_finite())
+        };
+        of(&self.coefficients) && self.correction.as_ref().is_none_or(of)
+    }
+
     /// The timestep that the model is given.
     pub fn timestep(&self) -> f64 {
         self.position.t

@@ -272,6 +272,24 @@ def sampler_cases():
             if spacing == "linspace":
                 for steps in [9, 11, 12, 20]:
                     case("DPMSolverSinglestepScheduler", steps=steps, solver_order=order, **base)
+        for order in [2, 3]:
+            case("DEISMultistepScheduler", solver_order=order, lower_order_final=False, **base)
+            case("UniPCMultistepScheduler", solver_order=order, lower_order_final=False, **long)
+        # Few steps.
+        for steps, sigmas in itertools.product([1, 2, 3, 4, 5], ["own", "karras"]):
+            few = dict(base, **SIGMAS[sigmas])
+            for name in ["EulerDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "DPMSolverMultistep"]:
+                case(f"{name}Scheduler", steps=steps, **few)
+            for name in ["UniPCMultistep", "DEISMultistep", "DPMSolverSDE", "KDPM2AncestralDiscrete"]:
+                case(f"{name}Scheduler", steps=steps, **few)
+            case("UniPCMultistepScheduler", steps=steps, predict_x0=False, final_sigmas_type="sigma_min", **few)
+            case("DPMSolverMultistepScheduler", steps=steps, algorithm_type="sde-dpmsolver++", solver_order=3, **few)
+            if spacing == "linspace":
+                case("DPMSolverSinglestepScheduler", steps=steps, solver_order=3, **few)
+        for steps in [1, 2, 3, 4, 5]:
+            for name in ["DDIM", "DDPM", "LCM", "EulerAncestralDiscrete"]:
+                case(f"{name}Scheduler", steps=steps, **plain)
+            case("PNDMScheduler", steps=steps, skip_prk_steps=True, **base)
         zero = dict(plain, rescale_betas_zero_snr=True)
         for name in ["DDIM", "DDPM", "LCM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep"]:
             case(f"{name}Scheduler", **zero)
@@ -339,8 +357,9 @@ def samplers():
             if not result.isfinite().all():
                 raise ValueError("ends on numbers that are not finite")
             wide = run_sampler(case, x_T.double(), noises.double())
-        except (ValueError, NotImplementedError, UnboundLocalError) as error:
-            reason = "not written" if isinstance(error, UnboundLocalError) else str(error).split(". ")[0]
+        except (ValueError, NotImplementedError, UnboundLocalError, IndexError) as error:
+            other = {UnboundLocalError: "not written", IndexError: "leaves its own list"}
+            reason = other.get(type(error), str(error).split(". ")[0])
             refused.append(dict(case, reason=reason))
             continue
         kept.append(case)
