@@ -353,6 +353,9 @@ def samplers():
         try:
             if strange:
                 raise ValueError(f"has no {strange[0]}")
+            to_itself = case["scheduler"] == "DEISMultistepScheduler" or case["config"].get("predict_x0") is False
+            if case["steps"] == 1 and "use_karras_sigmas" in case["config"] and to_itself:
+                raise ValueError("its only step ends where it begins")
             result = run_sampler(case, x_T, noises)
             if not result.isfinite().all():
                 raise ValueError("ends on numbers that are not finite")
