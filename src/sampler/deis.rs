@@ -61,7 +61,12 @@ pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep
             _ => order,
         };
         let (from, to) = grid.step(i);
-        Ok(PlannedStep::new(from, to, deis_coefficients(&grid.evaluated(i, order), to)?))
+        Ok(PlannedStep::new(
+            grid.number(i),
+            from,
+            to,
+            deis_coefficients(&grid.evaluated(i, order), to)?,
+        ))
     };
     grid.taken().map(step).collect()
 }

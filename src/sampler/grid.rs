@@ -71,10 +71,20 @@ impl<'a> Grid<'a> {
         &self,
         coefficients: impl Fn(Position, Position) -> Result<Coefficients>,
     ) -> Result<Vec<PlannedStep>> {
-        let planned = |&(from, to): &(Position, Position)| {
-            Ok(PlannedStep::new(from, to, coefficients(from, to)?))
+        let planned = |(i, &(from, to)): (usize, &(Position, Position))| {
+            Ok(PlannedStep::new(i, from, to, coefficients(from, to)?))
         };
-        self.steps().iter().map(planned).collect()
+        self.steps().iter().enumerate().map(planned).collect()
+    }
+
+    /// Step `i`, counted from the first one that is taken.
+    pub fn number(&self, i: usize) -> usize {
+        i - self.skipped
+    }
+
+    /// How many of the first steps are not taken.
+    pub fn skipped(&self) -> usize {
+        self.skipped
     }
 
     /// The start and the end of step `i`.

@@ -123,9 +123,9 @@ impl Plan {
         self.steps.iter().filter(|step| step.adds_noise()).count()
     }
 
-    /// The step, counted from 0, that evaluation `i` belongs to.
+    /// The step, counted from 0, that evaluation `i` belongs to; the number of steps after the last one.
     pub fn step_of(&self, i: usize) -> usize {
-        i * self.num_inference_steps / self.steps.len().max(1)
+        self.steps.get(i).map_or(self.num_inference_steps, |planned| planned.step)
     }
 
     /// The first sample, from standard noise.
@@ -200,10 +200,19 @@ mod tests {
             ("ddim", &[0, 1, 2, 3][..]),
             ("heun", &[0, 0, 1, 1, 2, 2, 3]),
             ("pndm", &[0, 0, 1, 2, 3]),
+            ("pndm-diffusers", &[0, 0, 1, 2, 3]),
+            ("pndm-rk", &[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]),
+            ("unipc", &[0, 1, 2, 3]),
+            ("dpm++3s", &[0, 1, 2, 3]),
+            ("dpm++sde", &[0, 0, 1, 1, 2, 2, 3]),
         ] {
-            let plan = Plan::new(name.parse()?, &s, 4, &PlanSettings::default())?;
-            let got: Vec<usize> = (0..plan.steps.len()).map(|i| plan.step_of(i)).collect();
-            assert_eq!(got, expected, "{name}");
+            let of = |plan: &Plan| -> Vec<usize> {
+                (0..plan.steps.len()).map(|i| plan.step_of(i)).collect()
+            };
+            let settings = PlanSettings::default();
+            assert_eq!(of(&Plan::new(name.parse()?, &s, 4, &settings)?), expected, "{name}");
+            let later = Plan::starting_at(name.parse()?, &s, 6, &settings, 2)?;
+            assert_eq!(of(&later), expected, "{name}, without its first two steps");
         }
         Ok(())
     }

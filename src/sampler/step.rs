@@ -20,6 +20,8 @@ pub struct StepOutput {
 /// One evaluation of the model and the coefficients of the step that follows it.
 #[derive(Clone, Copy, PartialEq)]
 pub struct PlannedStep {
+    /// The step that the evaluation belongs to, counted from 0 at the first one that is taken.
+    pub step: usize,
     /// Where the sample is.
     pub position: Position,
     /// Where the step ends.
@@ -41,8 +43,13 @@ impl fmt::Debug for PlannedStep {
 }
 
 impl PlannedStep {
-    pub(super) fn new(position: Position, next: Position, coefficients: Coefficients) -> Self {
-        Self { position, next, correction: None, coefficients, forget: 0 }
+    pub(super) fn new(
+        step: usize,
+        position: Position,
+        next: Position,
+        coefficients: Coefficients,
+    ) -> Self {
+        Self { step, position, next, correction: None, coefficients, forget: 0 }
     }
 
     /// Whether it takes fresh noise.

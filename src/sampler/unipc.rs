@@ -157,7 +157,8 @@ pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep
         let evaluated = grid.evaluated(i, solver.order.min(left));
         let coefficients = unipc_predictor(solver, &evaluated, to)?;
         last_order = evaluated.len();
-        steps.push(PlannedStep { correction, ..PlannedStep::new(from, to, coefficients) });
+        let planned = PlannedStep::new(grid.number(i), from, to, coefficients);
+        steps.push(PlannedStep { correction, ..planned });
     }
     Ok(steps)
 }

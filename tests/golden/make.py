@@ -323,17 +323,20 @@ def run_scheduler(scheduler_class, case, x_T, noises):
     return run_loop(scheduler, case["steps"], case["eta"], x_T, noises)
 
 
-def run_loop(scheduler, count, eta, x_T, noises):
-    """The last sample; every draw takes the next of the noises."""
+def run_loop(scheduler, count, eta, x_T, noises, skipped=0):
+    """The last sample; every draw takes the next of the noises. Without its first steps, as image to image has it."""
     draws = iter(noises)
     scheduler.set_timesteps(count)
+    start = skipped * scheduler.order
+    if skipped and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
     if isinstance(scheduler, diffusers.DPMSolverSDEScheduler):
         # Made anew in the first step, unless there is one.
         scheduler.noise_sampler = lambda *_: next(draws)
     steps = inspect.signature(scheduler.step).parameters
     x = x_T * scheduler.init_noise_sigma
     with patch(f"{type(scheduler).__module__}.randn_tensor", lambda *_, **__: next(draws), create=True):
-        for t in scheduler.timesteps:
+        for t in scheduler.timesteps[start:]:
             output = model(scheduler.scale_model_input(x, t), t)
             extra = {"eta": eta} if "eta" in steps else {}
             x = scheduler.step(output, t, x, **extra).prev_sample
@@ -427,7 +430,14 @@ def config_cases():
     cases += [(xl, name, dict(cosine, **sigmas)) for name in ["EulerDiscrete", "LMSDiscrete"] for sigmas in SIGMAS.values()]
     zero = dict(cosine, rescale_betas_zero_snr=True, clip_sample=False)
     cases += [(xl, name, zero) for name in ["EulerDiscrete", "UniPCMultistep"]]
-    return [(f"{pipeline}Pipeline", f"{name}Scheduler", config) for pipeline, name, config in cases]
+    cases = [(*case, 0) for case in cases]
+    # From image to image: the steps that are left out.
+    for prediction, spacing, skipped in itertools.product(PREDICTIONS[:2], SPACINGS, [1, 2, 5, 9]):
+        old = dict(BETAS, skip_prk_steps=True, prediction_type=prediction, timestep_spacing=spacing)
+        cases.append((sd, "PNDM", old, skipped))
+    for name in ["DDIM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "LMSDiscrete"]:
+        cases.append((sd, name, BETAS, 4))
+    return [(f"{pipeline}Pipeline", f"{name}Scheduler", config, skipped) for pipeline, name, config, skipped in cases]
 
 
 # The last sample of ten steps, with the scheduler that a pipeline of diffusers makes of its file.
@@ -436,18 +446,19 @@ def configs():
     diffusers.utils.logging.set_verbosity_error()
     shape, lines, last, last_f64 = (1, 2, 2, 2), [], [], []
     x_T, noises = normal(shape, 1), normal((64, *shape), 2)
-    for pipeline, name, config in config_cases():
+    for pipeline, name, config, skipped in config_cases():
         config = dict(dict(_class_name=name), **config)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "scheduler_config.json").write_text(json.dumps(config))
             scheduler_class = getattr(diffusers, name)
             read = lambda: corrected(getattr(diffusers, pipeline), scheduler_class.from_pretrained(folder))
             module = sys.modules[scheduler_class.__module__]
-            result = run_loop(read(), 10, 0.0, x_T, noises)
+            result = run_loop(read(), 10, 0.0, x_T, noises, skipped)
             with patch.object(module, "np", Wide(np)), patch.object(module, "torch", Wide(torch)):
-                wide = run_loop(read(), 10, 0.0, x_T.double(), noises.double())
+                wide = run_loop(read(), 10, 0.0, x_T.double(), noises.double(), skipped)
         assert wide.isfinite().all() and (wide - result).abs().max() < 0.1, (name, config)
-        lines.append(json.dumps(dict(pipeline=pipeline, scheduler=name, file=json.dumps(config))))
+        case = dict(pipeline=pipeline, scheduler=name, skipped=skipped, file=json.dumps(config))
+        lines.append(json.dumps(case))
         last.append(result)
         last_f64.append(wide)
     (HERE / "configs.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
