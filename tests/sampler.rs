@@ -262,7 +262,8 @@ fn markdown(table: &BTreeMap<String, Row>, said: &str) -> String {
          has no such sampler, or it ends on NaN there).\n\n\
          A cell has the largest difference of any element of the last sample under leading, linspace and trailing spacing,\n\
          once where they are alike. A dot: not asked, because the class has no such option. All ran with\n\
-         `PlanSettings::as_diffusers`, whose documentation says where that matters.\n\n\
+         `PlanSettings::as_diffusers`, whose documentation says where that matters. The model hardly depends on the\n\
+         timestep that it is told: [samplers_network.md](samplers_network.md) has the figures of a network.\n\n\
          Written by `DIFFUSCOPE_TABLE=docs/samplers.md cargo test --test sampler`; the numbers of diffusers are those of\n\
          `tests/golden/make.py`.\n\n{notes}\n\
          | diffusers' class | options |{heads}\n|---|---|{}\n{}\n",

@@ -68,9 +68,29 @@ impl fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// What was assumed or left out, as sentences for the user.
+    /// What was corrected, assumed, replaced or left out, as sentences for the user.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = self.corrections.clone();
+        [self.notes_of_configs(), self.notes_of_file()].concat()
+    }
+
+    /// What was corrected in the configurations and what of them is not followed.
+    pub(super) fn notes_of_configs(&self) -> Vec<String> {
+        let said = match self.scheduler("scheduler") {
+            Some(Ok(config)) => config.notes(None),
+            Some(Err(refused)) => vec![refused.to_string()],
+            None => Vec::new(),
+        };
+        [self.corrections.clone(), said].concat()
+    }
+
+    /// All notes but those that depend on the sampler that draws.
+    pub(crate) fn notes_of_parts(&self) -> Vec<String> {
+        [self.corrections.clone(), self.notes_of_file()].concat()
+    }
+
+    /// What was assumed or left out.
+    fn notes_of_file(&self) -> Vec<String> {
+        let mut notes = Vec::new();
         let is_sd2 = matches!(self.family, Family::Sd2Base | Family::Sd2V);
         let samples = self.schedulers.contains_key("scheduler");
         if samples && !self.prediction.known && self.key_style == KeyStyle::Ldm && is_sd2 {
@@ -81,9 +101,6 @@ impl Checkpoint {
                 name.as_str().unwrap_or("?"),
                 self.prediction.reason
             ));
-        }
-        if let Some(Ok(config)) = self.scheduler("scheduler") {
-            notes.extend(said_of_scheduler(&config));
         }
         if !self.unknown.is_empty() {
             let first: Vec<&str> = self.unknown.iter().take(3).map(String::as_str).collect();
@@ -176,21 +193,4 @@ impl Checkpoint {
         let act = self.network(&encoder)?.config.get("hidden_act").and_then(Value::as_str);
         Tokenizer::clip(if act == Some("quick_gelu") { "<|endoftext|>" } else { "!" })
     }
-}
-
-/// What a person should know of how a scheduler's file is read.
-fn said_of_scheduler(config: &SchedulerConfig) -> Vec<String> {
-    let (sampler, mut notes) = (config.sampler(), Vec::new());
-    if let Some(class) = config.unsupported_class() {
-        notes.push(format!(
-            "the checkpoint's sampler {class} is not here: {sampler} draws where no other is chosen (--sampler NAME, or \
-             `sampler` of a request); it may need other steps and another guidance scale than {class}"
-        ));
-    }
-    let ignored = config.not_followed(sampler);
-    if !ignored.is_empty() {
-        let ignored = ignored.join(", ");
-        notes.push(format!("scheduler_config.json sets what {sampler} does not read: {ignored}"));
-    }
-    notes
 }

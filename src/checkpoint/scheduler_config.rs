@@ -19,6 +19,21 @@ const USUAL: &str = "DDIMScheduler";
 /// The class whose keys a sampler reads that only k-diffusion has.
 const K_DIFFUSION: &str = "KDPM2AncestralDiscreteScheduler";
 
+/// How the steps of one method are taken. Another one has no such choice, and nothing to follow.
+const OF_A_METHOD: [&str; 11] = [
+    "skip_prk_steps",
+    "steps_offset",
+    "set_alpha_to_one",
+    "solver_order",
+    "solver_type",
+    "algorithm_type",
+    "lower_order_final",
+    "euler_at_final",
+    "predict_x0",
+    "original_inference_steps",
+    "variance_type",
+];
+
 /// `scheduler/scheduler_config.json`, whichever diffusers class wrote it.
 ///
 /// Of what the file says, a sampler follows what diffusers' class of it reads, and nothing else; what the file leaves out
@@ -134,10 +149,35 @@ impl SchedulerConfig {
         settings.map_err(|e| e.in_config(&self.path))
     }
 
-    /// What the file switches on or changes and the class of a sampler does not read, as `key: value`.
-    pub(crate) fn not_followed(&self, sampler: Sampler) -> Vec<String> {
-        let known = diffusers::scheduler(class_of(sampler));
-        let is_read = |key: &str| known.is_some_and(|known| known.contains_key(key));
+    /// What a person should know of how the file is read for a sampler, or for the file's own one.
+    pub(crate) fn notes(&self, chosen: Option<Sampler>) -> Vec<String> {
+        let (sampler, mut notes) = (chosen.unwrap_or(self.sampler), Vec::new());
+        if let (None, Some(class)) = (chosen, self.unsupported_class()) {
+            notes.push(format!(
+                "the checkpoint names {class}, which is not here: {sampler} draws; choose another sampler with --sampler, or \
+                 the `sampler` of a request"
+            ));
+        }
+        let ignored = self.not_followed(sampler);
+        if !ignored.is_empty() {
+            let ignored = ignored.join(", ");
+            notes
+                .push(format!("scheduler_config.json has what {sampler} does not read: {ignored}"));
+        }
+        notes
+    }
+
+    /// What the file switches on and the class of a sampler does not read, as `key: value`.
+    fn not_followed(&self, sampler: Sampler) -> Vec<String> {
+        let reads = |class: &str, key: &str| {
+            diffusers::scheduler(class).is_some_and(|known| known.contains_key(key))
+        };
+        // The schedule is the one of the file's own class, whichever sampler draws.
+        let own = |key: &str| {
+            key == "rescale_betas_zero_snr" && reads(known_class(&self.class_name), key)
+        };
+        let is_read =
+            |key: &str| OF_A_METHOD.contains(&key) || reads(class_of(sampler), key) || own(key);
         let is_on = |value: &Value| match value {
             Value::Null | Value::Bool(false) => false,
             Value::Array(all) => !all.is_empty(),

@@ -111,7 +111,7 @@ impl StableDiffusion {
             tiling: None,
             device,
             home: None,
-            notes: checkpoint.notes(),
+            notes: checkpoint.notes_of_parts(),
             params,
             changed: BTreeSet::new(),
         };

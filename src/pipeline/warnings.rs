@@ -16,15 +16,7 @@ impl StableDiffusion {
         if self.vae.kind() != self.unet.kind() {
             warnings.push("the VAE's activations overflow in f16: it computes in f32".to_owned());
         }
-        if let Some(sampler) = request.sampler {
-            let ignored = self.scheduler.not_followed(sampler).join(", ");
-            if sampler.class_name() != self.scheduler.sampler().class_name() && !ignored.is_empty()
-            {
-                warnings.push(format!(
-                    "scheduler_config.json sets what {sampler} does not read: {ignored}"
-                ));
-            }
-        }
+        warnings.extend(self.scheduler.notes(request.sampler));
         let steps = request.num_inference_steps;
         if self.plan(request)?.steps.is_empty() {
             let strength = request.init.as_ref().map_or(0., |init| init.strength);

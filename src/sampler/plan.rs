@@ -109,7 +109,7 @@ impl Plan {
                     format!("a step from t = {} that divides by zero", Digits(step.position.t));
                 let expected = "steps between samples of picture and noise";
                 return Err(Error::argument(self.sampler, expected, got).hint(match step.position.signal_rate {
-                    0. => "its schedule ends on pure noise (zero SNR), where ddim, ddpm and euler can begin",
+                    0. => "its schedule ends on pure noise (zero SNR), where ddim, ddpm and euler begin",
                     _ => "take other sigmas, another end or another number of steps",
                 }));
             }

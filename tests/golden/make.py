@@ -435,7 +435,7 @@ def config_cases():
     for prediction, spacing, skipped in itertools.product(PREDICTIONS[:2], SPACINGS, [1, 2, 5, 9]):
         old = dict(BETAS, skip_prk_steps=True, prediction_type=prediction, timestep_spacing=spacing)
         cases.append((sd, "PNDM", old, skipped))
-    for name in ["DDIM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "LMSDiscrete"]:
+    for name in ["DDIM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep"]:
         cases.append((sd, name, BETAS, 4))
     return [(f"{pipeline}Pipeline", f"{name}Scheduler", config, skipped) for pipeline, name, config, skipped in cases]
 
