@@ -30,6 +30,16 @@ pub enum Prediction {
 }
 
 impl Prediction {
+    /// Refuses a prediction of the noise where there is nothing but noise: it says nothing of the picture.
+    pub(crate) fn check(self, rates: &Rates) -> Result<()> {
+        if self == Self::Epsilon && rates.any(|signal, _| signal == 0.) {
+            let advice = "use a model of v or of the sample, or a schedule that ends above 0";
+            return Err(Error::argument("prediction", "v or sample at alpha_bar = 0", "epsilon")
+                .hint(advice));
+        }
+        Ok(())
+    }
+
     /// The picture that a network's `output` says is in `x`.
     ///
     /// ```text
@@ -45,12 +55,8 @@ impl Prediction {
     pub fn x_0(self, rates: &Rates, x: &Tensor, output: &Tensor) -> Result<Tensor> {
         same_shape("prediction", output, x)?;
         rates.check(x)?;
+        self.check(rates)?;
         match self {
-            Self::Epsilon if rates.any(|signal, _| signal == 0.) => {
-                let advice = "use a model of v or of the sample, or a schedule that ends above 0";
-                Err(Error::argument("prediction", "v or sample at alpha_bar = 0", "epsilon")
-                    .hint(advice))
-            }
             Self::Epsilon => {
                 Ok(rates.under(&(x - rates.times(output, |_, noise| noise)), |signal, _| signal))
             }

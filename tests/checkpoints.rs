@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use diffuscope::checkpoint::{Checkpoint, Family, LoraKeyStyle, OpenOptions, examine};
-use diffuscope::models::clip::{TextEncoder, Tokenizer};
-use diffuscope::models::unet::UNet;
-use diffuscope::models::vae::Vae;
+use diffuscope::models::clip::{TextConfig, TextEncoder, Tokenizer};
+use diffuscope::models::unet::{UNet, UNetConfig};
+use diffuscope::models::vae::{Vae, VaeConfig};
 use diffuscope::pipeline::{Request, StableDiffusion};
 use diffuscope::prediction::Prediction;
 use diffuscope::sampler::Sampler;
@@ -672,4 +672,154 @@ fn parts_of_a_file_open_alone() -> Result<()> {
             .is_err_and(|e| e.to_string().contains("holds no text_encoder_2"))
     );
     Ok(())
+}
+
+/// The embedded model's folder with other configurations; its weights and tokenizer are links.
+fn changed_tiny(changes: &[(&str, &dyn Fn(&mut Value))]) -> tempfile::TempDir {
+    let (tiny, folder) = (diffuscope::pipeline::tiny_folder(), tempfile::tempdir().unwrap());
+    for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
+        fs::create_dir_all(folder.path().join(part)).unwrap();
+        for entry in fs::read_dir(tiny.join(part)).unwrap().map(|entry| entry.unwrap()) {
+            let (from, to) = (entry.path(), folder.path().join(part).join(entry.file_name()));
+            if from.extension().is_some_and(|end| end == "json") {
+                fs::copy(from, to).unwrap();
+            } else if from.is_file() {
+                std::os::unix::fs::symlink(from, to).unwrap();
+            }
+        }
+    }
+    for (file, change) in changes {
+        let path = folder.path().join(file);
+        let mut json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        change(&mut json);
+        fs::write(path, json.to_string()).unwrap();
+    }
+    folder
+}
+
+fn drawn(folder: &Path) -> Result<Tensor> {
+    let model = StableDiffusion::open(folder, Kind::Float, Device::Cpu)?;
+    Ok(model.generate(&Request { num_inference_steps: 3, ..Request::new("a cat") })?.latents)
+}
+
+/// What pipelines of diffusers correct, and what they read with their defaults, draws the same picture.
+#[test]
+fn old_and_odd_folders_draw_what_diffusers_draws() -> Result<()> {
+    let expected = drawn(&diffuscope::pipeline::tiny_folder())?;
+    type Changes<'a> = &'a [(&'a str, &'a dyn Fn(&mut Value))];
+    let set = |key: &'static str, value: Value| move |json: &mut Value| json[key] = value.clone();
+    let remove = |keys: &'static [&'static str]| {
+        move |json: &mut Value| {
+            keys.iter().for_each(|key| drop(json.as_object_mut().unwrap().remove(*key)))
+        }
+    };
+    let scheduler = "scheduler/scheduler_config.json";
+    let same: [(Changes<'_>, &[&str]); 7] = [
+        (
+            &[(scheduler, &remove(&["clip_sample", "steps_offset"]))],
+            &["clip_sample is false", "steps_offset is 1"],
+        ),
+        (
+            &[(scheduler, &set("clip_sample", true.into()))],
+            &["clip_sample is false, where the file says true"],
+        ),
+        (&[(scheduler, &set("clip_sample", Value::Null))], &[]),
+        (
+            &[(scheduler, &set("_class_name", "PNDMScheduler".into()))],
+            &["DDIMScheduler", "PNDMScheduler"],
+        ),
+        (&[(scheduler, &set("use_karras_sigmas", Value::Null))], &[]),
+        (
+            &[(
+                "unet/config.json",
+                &remove(&["upcast_attention", "act_fn", "norm_eps", "in_channels"]),
+            )],
+            &[],
+        ),
+        (
+            &[
+                ("vae/config.json", &set("force_upcast", Value::Null)),
+                ("vae/config.json", &remove(&["act_fn", "in_channels"])),
+            ],
+            &[],
+        ),
+    ];
+    for (changes, said) in same {
+        let folder = changed_tiny(changes);
+        let notes = Checkpoint::open(folder.path())?.notes();
+        assert_eq!(notes.is_empty(), said.is_empty(), "{notes:?}");
+        assert!(said.iter().all(|part| notes.concat().contains(part)), "{notes:?}");
+        assert!(drawn(folder.path())?.equal(&expected), "{notes:?}");
+    }
+    let size = |version: &'static str| -> Result<Option<i64>> {
+        let change = |json: &mut Value| json["_diffusers_version"] = version.into();
+        let folder = changed_tiny(&[("unet/config.json", &change)]);
+        Ok(Checkpoint::open(folder.path())?.config::<UNetConfig>("unet")?.sample_size)
+    };
+    assert_eq!((size("0.8.1")?, size("0.9.0")? == Some(64)), (Some(64), false));
+    Ok(())
+}
+
+/// Nothing that decides a picture is replaced in silence, and errors name the file and the key.
+#[test]
+fn what_is_not_followed_is_named() -> Result<()> {
+    let scheduler = "scheduler/scheduler_config.json";
+    let index = |json: &mut Value| json["scheduler"][1] = "TCDScheduler".into();
+    let folder = changed_tiny(&[("model_index.json", &index)]);
+    let notes = Checkpoint::open(folder.path())?.notes();
+    for part in ["TCDScheduler", "ddim draws", "--sampler"] {
+        assert!(notes.concat().contains(part), "{notes:?}");
+    }
+    let ztsnr =
+        |json: &mut Value| (json["ztsnr"], json["use_karras_sigmas"]) = (true.into(), true.into());
+    let folder = changed_tiny(&[(scheduler, &ztsnr)]);
+    let notes = Checkpoint::open(folder.path())?.notes().concat();
+    assert!(notes.contains("ddim does not read: use_karras_sigmas: true, ztsnr: true"), "{notes}");
+    let model = StableDiffusion::open(folder.path(), Kind::Float, Device::Cpu)?;
+    let chosen = |name: &str| -> Result<String> {
+        let request = Request { sampler: Some(name.parse()?), ..Request::new("a cat") };
+        Ok(model.warnings(&request)?.concat())
+    };
+    assert!(chosen("euler-a")?.contains("euler-a does not read: use_karras_sigmas: true"));
+    assert!(!chosen("euler")?.contains("use_karras_sigmas"));
+
+    for (file, key, value) in [
+        (scheduler, "beta_start", Value::Null),
+        (scheduler, "prediction_type", Value::Null),
+        (scheduler, "timestep_spacing", "sideways".into()),
+        (scheduler, "thresholding", "no".into()),
+        ("unet/config.json", "norm_eps", "NaN".into()),
+        ("unet/config.json", "layers_per_block", Value::Null),
+        ("vae/config.json", "scaling_factor", Value::Null),
+        ("text_encoder/config.json", "hidden_size", 1.5.into()),
+    ] {
+        let change = |json: &mut Value| json[key] = value.clone();
+        let folder = changed_tiny(&[(file, &change)]);
+        let error = StableDiffusion::open(folder.path(), Kind::Float, Device::Cpu).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains(file) && said.contains(key), "{said}");
+    }
+    Ok(())
+}
+
+/// The networks' defaults are those of diffusers and transformers.
+#[test]
+fn what_a_network_leaves_out_is_what_diffusers_assumes() {
+    let text = fs::read_to_string(golden::path("networks.json")).unwrap();
+    let theirs: Value = serde_json::from_str(&text).unwrap();
+    let ours = [
+        ("unet", serde_json::to_value(UNetConfig::default()).unwrap()),
+        ("vae", serde_json::to_value(VaeConfig::default()).unwrap()),
+        ("text_encoder", serde_json::to_value(TextConfig::default()).unwrap()),
+    ];
+    for (name, ours) in ours {
+        for (key, value) in
+            ours.as_object().unwrap().iter().filter(|(key, _)| *key != "force_upcast")
+        {
+            let expected = &theirs[name][key];
+            let same =
+                value == expected || (value.is_number() && value.as_f64() == expected.as_f64());
+            assert!(same, "{name} {key}: {value}, {expected}");
+        }
+    }
 }

@@ -131,9 +131,9 @@ fn mathematics(said: &mut Said) -> Result<()> {
     said.add(&plan.sampler.options);
     said.add(&plan.sampler.options.dpm_solver);
     said.add(&plan.sampler.options.unipc);
+    said.add(&plan.sampler.options.deis);
     said.add(&METHODS[0]);
     said.add(&METHODS[0].names[0]);
-    said.add(&METHODS[0].class_defaults);
     let listed = PlanSettings { timesteps: Some((0..900).collect()), ..PlanSettings::default() };
     said.add(&listed);
     let exact = ExactDenoiser::new(s.clone(), &x)?;

@@ -115,7 +115,9 @@ fn a_sampler_that_is_not_here_is_said_to_be_replaced() -> Result<()> {
     let mut model = StableDiffusion::tiny()?;
     model.scheduler = diffuscope::checkpoint::SchedulerConfig::open(&path)?;
     let said = model.warnings(&Request::new("a cat"))?;
-    assert_eq!(said, ["the checkpoint names EDMEulerScheduler, which is not here: ddim draws"]);
+    let expected = "the checkpoint names EDMEulerScheduler, which is not here: ddim draws; choose another sampler with \
+                    --sampler, or the `sampler` of a request";
+    assert_eq!(said, [expected]);
     let chosen = Request { sampler: Some("euler".parse()?), ..Request::new("a cat") };
     assert!(model.warnings(&chosen)?.is_empty());
     Ok(())

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::tensor_file::TensorFile;
+use crate::tensor_file::{TensorFile, json};
 use crate::{Error, Result};
 
 /// PEFT's configuration of an adapter, or of one adapter for each network.
@@ -21,9 +21,13 @@ impl AdapterConfig {
     /// From what diffusers writes about the adapters into a file's metadata.
     pub fn of_metadata(file: &TensorFile) -> Result<Option<Self>> {
         let Some(text) = file.metadata().get("lora_adapter_metadata") else { return Ok(None) };
-        let values = serde_json::from_str(text).map_err(|e| {
+        let wrong = |e: &dyn std::fmt::Display| {
             Error::weights(file.path(), format!("lora_adapter_metadata in its metadata: {e}"))
-        })?;
+        };
+        let values = match json::parse(text).map_err(|e| wrong(&e))? {
+            Value::Object(values) => values,
+            other => return Err(wrong(&format!("expected an object, got {other}"))),
+        };
         Ok(Some(Self { values, prefixed: true }))
     }
 

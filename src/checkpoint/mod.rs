@@ -1,5 +1,6 @@
 //! Checkpoints as people publish them: what a folder or a file is, what its tensors are called, and what it leaves unsaid.
 
+mod diffusers;
 mod family;
 pub mod hub;
 mod inferred_configs;
@@ -14,6 +15,7 @@ mod opened;
 mod prediction_type;
 mod report;
 mod scheduler_config;
+mod scheduler_values;
 mod stored_network;
 
 pub use family::Family;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
+use super::diffusers::{self, Pipeline};
 use super::latent_diffusion_keys::{KeyTranslator, Translation};
 use super::model_index::{NETWORKS, parts};
 use super::{
@@ -69,7 +70,8 @@ impl Checkpoint {
             schedulers: read.schedulers,
             leftovers: read.leftovers,
             unknown: read.unknown,
-            model_index: read.model_index.into(),
+            model_index: read.model_index,
+            corrections: read.corrections,
             tokenizers: read.tokenizers,
         })
     }
@@ -83,6 +85,8 @@ struct Contents {
     leftovers: BTreeMap<String, Vec<String>>,
     unknown: Vec<String>,
     model_index: Map<String, Value>,
+    /// What was corrected, as sentences for the user.
+    corrections: Vec<String>,
     tokenizers: Option<PathBuf>,
     /// Evidence for the family beside its networks.
     evidence: Vec<String>,
@@ -101,6 +105,7 @@ impl Contents {
             leftovers: BTreeMap::new(),
             unknown: Vec::new(),
             model_index: Map::new(),
+            corrections: Vec::new(),
             tokenizers: None,
             evidence: Vec::new(),
             foreign: None,
@@ -126,6 +131,7 @@ impl Contents {
         }
         let class = read.model_index.get("_class_name").and_then(Value::as_str).unwrap_or("?");
         read.evidence.push(format!("model_index.json names {class}"));
+        read.as_the_pipeline_opens_it();
         Ok(read)
     }
 
@@ -149,6 +155,7 @@ impl Contents {
         };
         let mut read = Self::new(KeyStyle::Diffusers);
         read.networks.insert(name.into(), network);
+        read.as_the_pipeline_opens_it();
         Ok(read)
     }
 
@@ -237,7 +244,53 @@ impl Contents {
         if index.is_file() {
             self.model_index = read_config(&index)?;
         }
+        self.as_the_pipeline_opens_it();
         Ok(())
+    }
+
+    /// Makes of the configurations what the pipeline of diffusers does that `model_index.json` names: keys that are
+    /// missing get their defaults, old settings are corrected, and the scheduler is of the class that the index names,
+    /// whatever its own file says.
+    fn as_the_pipeline_opens_it(&mut self) {
+        let pipeline = diffusers::pipeline(&self.model_index);
+        let upcasts = pipeline.is_some_and(Pipeline::upcasts);
+        for (name, network) in &mut self.networks {
+            if let (true, "vae", Some(config)) =
+                (upcasts, &name[..], network.config.as_object_mut())
+            {
+                config.entry("force_upcast").or_insert(true.into());
+            }
+            network.fill_in(name);
+        }
+        for (name, (config, _)) in &mut self.schedulers {
+            let class = self.model_index.get(name).and_then(|part| part.get(1));
+            if let (Some(class @ Value::String(_)), Some(config)) = (class, config.as_object_mut())
+            {
+                let said = config.insert("_class_name".into(), class.clone());
+                if let Some(said) = said.filter(|said| !said.is_null() && said != class) {
+                    self.corrections.push(format!(
+                        "model_index.json names the class {class} and {name}/scheduler_config.json {said}: the first \
+                         one holds"
+                    ));
+                }
+            }
+        }
+        let Some(pipeline) = pipeline else { return };
+        if let Some((config, _)) = self.schedulers.get_mut("scheduler")
+            && let Some(config) = config.as_object_mut()
+        {
+            let class = config.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+            let known = diffusers::scheduler(class);
+            let reads = |key: &str| known.is_some_and(|known| known.contains_key(key));
+            let changed = pipeline.correct("scheduler", config, reads);
+            self.corrections.extend(as_notes("scheduler_config.json", changed));
+        }
+        for name in ["unet", "vae"] {
+            let config = self.networks.get_mut(name).and_then(|n| n.config.as_object_mut());
+            let changed = config.map(|config| pipeline.correct(name, config, |_| true));
+            self.corrections
+                .extend(as_notes(&format!("{name}/config.json"), changed.unwrap_or_default()));
+        }
     }
 
     /// What the U-Net predicts, as far as the checkpoint says.
@@ -270,6 +323,13 @@ impl Contents {
             config.insert("prediction_type".into(), prediction);
         }
     }
+}
+
+/// What was corrected in an old file, as sentences for the user.
+fn as_notes(file: &str, changed: Vec<String>) -> impl Iterator<Item = String> {
+    changed
+        .into_iter()
+        .map(move |what| format!("{file} is outdated: {what}, as diffusers corrects it"))
 }
 
 /// A scheduler's configuration, and its file.

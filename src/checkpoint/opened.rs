@@ -5,12 +5,13 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
-use super::{Family, PredictionType, StoredNetwork};
+use super::{Family, PredictionType, SchedulerConfig, StoredNetwork, diffusers};
 use crate::models::clip::Tokenizer;
 use crate::models::params::Params;
+use crate::tensor_file::json;
 use crate::{Error, Result};
 
 /// Whose names a checkpoint's tensors have.
@@ -52,7 +53,9 @@ pub struct Checkpoint {
     /// The keys of tensors that belong to no known network.
     pub unknown: Vec<String>,
     /// `model_index.json`; for a single file, what the published folder of its family says.
-    pub(super) model_index: Value,
+    pub(super) model_index: Map<String, Value>,
+    /// What was corrected in old configurations, as sentences.
+    pub(super) corrections: Vec<String>,
     /// The folder that has the tokenizers; `None`: the embedded one.
     pub(super) tokenizers: Option<PathBuf>,
 }
@@ -65,8 +68,28 @@ impl fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// What was assumed or left out, as sentences for the user.
+    /// What was corrected, assumed, replaced or left out, as sentences for the user.
     pub fn notes(&self) -> Vec<String> {
+        [self.notes_of_configs(), self.notes_of_file()].concat()
+    }
+
+    /// What was corrected in the configurations and what of them is not followed.
+    pub(super) fn notes_of_configs(&self) -> Vec<String> {
+        let said = match self.scheduler("scheduler") {
+            Some(Ok(config)) => config.notes(None),
+            Some(Err(refused)) => vec![refused.to_string()],
+            None => Vec::new(),
+        };
+        [self.corrections.clone(), said].concat()
+    }
+
+    /// All notes but those that depend on the sampler that draws.
+    pub(crate) fn notes_of_parts(&self) -> Vec<String> {
+        [self.corrections.clone(), self.notes_of_file()].concat()
+    }
+
+    /// What was assumed or left out.
+    fn notes_of_file(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let is_sd2 = matches!(self.family, Family::Sd2Base | Family::Sd2V);
         let samples = self.schedulers.contains_key("scheduler");
@@ -87,13 +110,22 @@ impl Checkpoint {
         notes
     }
 
-    /// `model_index.json` as a value of type `T`.
+    /// `model_index.json` as a value of type `T`, with the pipeline's defaults.
     ///
     /// # Errors
     /// A value of another type.
     pub(crate) fn model_index<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(self.model_index.clone())
-            .map_err(|e| Error::config(self.path.join("model_index.json"), e))
+        let mut index = diffusers::pipeline(&self.model_index)
+            .map(|pipeline| pipeline.settings.clone())
+            .unwrap_or_default();
+        index.extend(self.model_index.clone());
+        json::typed(&index.into(), &self.path.join("model_index.json"))
+    }
+
+    /// `scheduler` or `low_res_scheduler`, where there is one.
+    pub(crate) fn scheduler(&self, name: &str) -> Option<Result<SchedulerConfig>> {
+        let (json, path) = self.schedulers.get(name)?;
+        Some(SchedulerConfig::from_json(json.clone(), path))
     }
 
     /// One network.

@@ -46,7 +46,12 @@ impl PredictionType {
                 let prediction = name.parse().map_err(|e: Error| e.in_config(path))?;
                 Ok(Self::known(prediction, "scheduler_config.json says so"))
             }
-            _ => {
+            Some(other) => {
+                let expected = "epsilon, v_prediction or sample";
+                let error = Error::argument("prediction_type", expected, other);
+                Err(error.in_config(path))
+            }
+            None => {
                 let reason = "as diffusers does where scheduler_config.json does not say";
                 Ok(Self::assumed(Prediction::Epsilon, reason))
             }

@@ -69,6 +69,8 @@ pub struct Report {
     /// Who says so, or why it is assumed.
     #[serde(rename = "prediction_why")]
     pub prediction_reason: String,
+    /// What was corrected in its configurations, and what of them is not followed, as sentences.
+    pub notes: Vec<String>,
     /// Its networks.
     pub networks: Vec<NetworkReport>,
     /// How many bytes of memory all networks need together in each dtype.
@@ -120,6 +122,7 @@ pub fn examine(checkpoint: &Checkpoint) -> Report {
         prediction: name.filter(|_| checkpoint.networks.contains_key("unet")),
         prediction_known: prediction.known,
         prediction_reason: prediction.reason.clone(),
+        notes: checkpoint.notes_of_configs(),
         networks,
         memory,
         leftovers: checkpoint.leftovers.clone(),

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::Result;
+use crate::models::clip::TextConfig;
 use crate::models::params::Params;
-use crate::tensor_file::{NamedTensors, read_config, weight_files};
-use crate::{Error, Result};
+use crate::models::unet::UNetConfig;
+use crate::models::vae::VaeConfig;
+use crate::tensor_file::{NamedTensors, json, read_config, weight_files};
 
 /// One network as a checkpoint stores it.
 #[derive(Clone)]
@@ -36,12 +39,26 @@ impl StoredNetwork {
         Ok(Self { config, config_path, weights })
     }
 
+    /// Adds to the configuration of a network of this name what its file leaves out.
+    pub(super) fn fill_in(&mut self, name: &str) {
+        let usual = match name {
+            "unet" => serde_json::to_value(UNetConfig::default()),
+            "vae" => serde_json::to_value(VaeConfig::default()),
+            _ => serde_json::to_value(TextConfig::default()),
+        };
+        if let (Ok(Value::Object(usual)), Some(config)) = (usual, self.config.as_object_mut()) {
+            for (key, value) in usual {
+                config.entry(key).or_insert(value);
+            }
+        }
+    }
+
     /// Its configuration as the type that the network is built from.
     ///
     /// # Errors
     /// A key that is missing or has a value of another type.
     pub fn config<C: DeserializeOwned>(&self) -> Result<C> {
-        serde_json::from_value(self.config.clone()).map_err(|e| Error::config(&self.config_path, e))
+        json::typed(&self.config, &self.config_path)
     }
 
     /// The network that `new` builds from `params` and the configuration.

@@ -61,7 +61,8 @@ impl Looks for StableDiffusion {
             Some(vec![name.to_owned(), millions(parameters as u64), kind, about])
         });
         let table = Table::new(format!("{self:?}"), ["network", "parameters", "dtype", ""]);
-        Ok(Look::table(&table.rows(rows)).notes(&self.notes))
+        let notes = [self.notes.clone(), self.scheduler.notes(None)].concat();
+        Ok(Look::table(&table.rows(rows)).notes(&notes))
     }
 }
 

@@ -42,7 +42,7 @@ impl Looks for JudgeConfig {
 impl Looks for SchedulerConfig {
     fn look(&self) -> Result<Look> {
         let sampler = self.sampler();
-        let settings = self.settings(sampler);
+        let settings = self.settings(sampler)?;
         let timesteps = self.schedule()?.num_train_timesteps();
         let rows = [
             ("sampler", sampler.to_string()),

@@ -18,7 +18,7 @@ pub(super) struct DrawnNoise {
     pub start: Tensor,
     /// For sampling the latents of the masked picture.
     pub masked: Option<Tensor>,
-    /// One a model evaluation, where the sampler adds noise.
+    /// One for each step that adds some.
     pub steps: Vec<Tensor>,
 }
 
@@ -43,10 +43,9 @@ pub(super) fn draw_noise(
     let covered = whole && model.extra_channels() == Some(ExtraChannels::MaskedImage);
     let posterior = (sampled && !covered).then(latents);
     let masked = init.filter(|init| sampled && init.mask.is_some()).map(|_| latents());
-    let steps = if plan.sampler.is_stochastic() { plan.steps.len() } else { 0 };
     let once = [low_res.clone(), posterior.clone(), Some(latents()), masked.clone()];
     let shapes: Vec<Vec<i64>> =
-        once.into_iter().flatten().chain((0..steps).map(|_| latents())).collect();
+        once.into_iter().flatten().chain((0..plan.draws()).map(|_| latents())).collect();
     let mut all = normals_of_seeds(&seeds, &shapes)?.into_iter();
     let mut next = |shape: Option<Vec<i64>>| shape.and_then(|_| all.next());
     let (low_res, posterior) = (next(low_res), next(posterior));

@@ -7,10 +7,11 @@ use serde::Deserialize;
 use tch::{Device, Kind};
 
 use super::StableDiffusion;
-use crate::checkpoint::{Checkpoint, SchedulerConfig};
+use crate::checkpoint::Checkpoint;
 use crate::models::clip::TextEncoder;
 use crate::models::unet::UNet;
 use crate::models::vae::{Vae, VaeConfig};
+use crate::tensor_file::json::truth;
 use crate::{Error, Result};
 
 /// diffusers' pipelines whose folders open.
@@ -33,8 +34,8 @@ const PIPELINES: [&str; 11] = [
 struct ModelIndex {
     #[serde(rename = "_class_name", default)]
     class_name: Option<String>,
-    #[serde(default)]
-    force_zeros_for_empty_prompt: Option<bool>,
+    #[serde(default, deserialize_with = "truth")]
+    force_zeros_for_empty_prompt: bool,
     #[serde(default)]
     max_noise_level: Option<usize>,
 }
@@ -68,10 +69,7 @@ impl StableDiffusion {
             let message = format!("{class} is not one of {}", PIPELINES.join(", "));
             return Err(Error::config(checkpoint.path.join("model_index.json"), message));
         }
-        let scheduler = |name: &str| {
-            let found = checkpoint.schedulers.get(name);
-            found.map(|(json, path)| SchedulerConfig::from_json(json.clone(), path)).transpose()
-        };
+        let scheduler = |name: &str| checkpoint.scheduler(name).transpose();
         let low_res = scheduler("low_res_scheduler")?;
         let scheduler = scheduler("scheduler")?.ok_or_else(|| {
             let message = format!("cannot draw pictures: it is {}", checkpoint.family);
@@ -103,7 +101,7 @@ impl StableDiffusion {
                 .then(|| checkpoint.tokenizer("tokenizer_2"))
                 .transpose()?,
             text_encoder_2,
-            zeros_for_empty_prompt: force_zeros_for_empty_prompt.unwrap_or(false),
+            zeros_for_empty_prompt: force_zeros_for_empty_prompt,
             unet,
             vae,
             schedule: scheduler.schedule()?,
@@ -113,7 +111,7 @@ impl StableDiffusion {
             tiling: None,
             device,
             home: None,
-            notes: checkpoint.notes(),
+            notes: checkpoint.notes_of_parts(),
             params,
             changed: BTreeSet::new(),
         };

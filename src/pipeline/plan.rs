@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// out.
 pub(super) fn plan(model: &StableDiffusion, request: &Request) -> Result<Plan> {
     let sampler = request.sampler.unwrap_or_else(|| model.scheduler.sampler());
-    let mut settings = model.scheduler.settings(sampler);
+    let mut settings = model.scheduler.settings(sampler)?;
     settings.clip = request.clip.unwrap_or(settings.clip);
     let steps = request.num_inference_steps;
     let Some(strength) = request.init.as_ref().map(|init| init.strength) else {

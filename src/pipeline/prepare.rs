@@ -27,7 +27,7 @@ pub struct Prepared<'a> {
     pub plan: Plan,
     /// The first sample, on the networks' device.
     pub x_t: Tensor,
-    /// One a model evaluation, where the sampler adds noise.
+    /// One for each step that adds some, in their order.
     pub noises: Vec<Tensor>,
     /// The contexts without the prompts and with them; `None` for a network that is told the guidance scale and runs
     /// once.

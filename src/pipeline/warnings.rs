@@ -16,10 +16,7 @@ impl StableDiffusion {
         if self.vae.kind() != self.unet.kind() {
             warnings.push("the VAE's activations overflow in f16: it computes in f32".to_owned());
         }
-        if let (None, Some(class)) = (request.sampler, self.scheduler.unsupported_class()) {
-            let ddim = self.scheduler.sampler();
-            warnings.push(format!("the checkpoint names {class}, which is not here: {ddim} draws"));
-        }
+        warnings.extend(self.scheduler.notes(request.sampler));
         let steps = request.num_inference_steps;
         if self.plan(request)?.steps.is_empty() {
             let strength = request.init.as_ref().map_or(0., |init| init.strength);

@@ -1,7 +1,7 @@
 //! Diffusion exponential integrator sampler, Zhang & Chen 2022: polynomials of the noise in log rho.
 
 use super::grid::Grid;
-use super::{Coefficients, EARLIER, EvaluationCoefficients, Options, PlannedStep, Position};
+use super::{Coefficients, Deis, EARLIER, EvaluationCoefficients, Options, PlannedStep, Position};
 use crate::{Error, Result};
 
 /// The coefficients of a DEIS step: the noise of up to three evaluations, each weighted by the integral of its Lagrange
@@ -48,12 +48,12 @@ pub fn deis_coefficients(evaluated: &[Position], to: Position) -> Result<Coeffic
 }
 
 pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep>> {
-    let order = options.deis_order;
+    let Deis { order, lower_order_final } = options.deis;
     if !(1..=3).contains(&order) {
         return Err(Error::argument("solver order", "1 to 3", order));
     }
     let n = grid.len();
-    let few = n < 15;
+    let few = lower_order_final && n < 15;
     let step = |i: usize| {
         let order = match n - 1 - i {
             0 if few => 1,
@@ -61,7 +61,12 @@ pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep
             _ => order,
         };
         let (from, to) = grid.step(i);
-        Ok(PlannedStep::new(from, to, deis_coefficients(&grid.evaluated(i, order), to)?))
+        Ok(PlannedStep::new(
+            grid.number(i),
+            from,
+            to,
+            deis_coefficients(&grid.evaluated(i, order), to)?,
+        ))
     };
     grid.taken().map(step).collect()
 }

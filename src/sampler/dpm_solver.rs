@@ -267,7 +267,7 @@ pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep
             false => dpm_solver_multistep_coefficients,
         };
         let c = coefficients(solver, &evaluated, to, grid.settings.as_diffusers)?;
-        Ok(PlannedStep::new(from, to, c))
+        Ok(PlannedStep::new(grid.number(i), from, to, c))
     };
     grid.taken().map(step).collect()
 }

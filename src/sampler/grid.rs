@@ -71,10 +71,20 @@ impl<'a> Grid<'a> {
         &self,
         coefficients: impl Fn(Position, Position) -> Result<Coefficients>,
     ) -> Result<Vec<PlannedStep>> {
-        let planned = |&(from, to): &(Position, Position)| {
-            Ok(PlannedStep::new(from, to, coefficients(from, to)?))
+        let planned = |(i, &(from, to)): (usize, &(Position, Position))| {
+            Ok(PlannedStep::new(i, from, to, coefficients(from, to)?))
         };
-        self.steps().iter().map(planned).collect()
+        self.steps().iter().enumerate().map(planned).collect()
+    }
+
+    /// Step `i`, counted from the first one that is taken.
+    pub fn number(&self, i: usize) -> usize {
+        i - self.skipped
+    }
+
+    /// How many of the first steps are not taken.
+    pub fn skipped(&self) -> usize {
+        self.skipped
     }
 
     /// The start and the end of step `i`.
@@ -216,14 +226,16 @@ fn sigma_grid<'a>(
     Ok(Grid { init_noise_sigma, ..Grid::along(s, settings, &positions) })
 }
 
-/// The positions of a sampler in lambda, down to the picture where the settings do not say otherwise: UniPC.
-pub(super) fn in_lambda_to_picture<'a>(
+/// The positions of UniPC: in lambda, where the settings do not say otherwise down to the picture, or of the noise, which
+/// is not defined there, down to timestep 0.
+pub(super) fn in_lambda_of_unipc<'a>(
     s: &'a Schedule,
     n: usize,
     settings: &'a PlanSettings,
-    _: &Options,
+    options: &Options,
 ) -> Result<Grid<'a>> {
-    in_lambda(s, n, settings, settings.spacing, FinalSigma::Zero)
+    let end = if options.unipc.predict_x0 { FinalSigma::Zero } else { FinalSigma::SigmaMin };
+    in_lambda(s, n, settings, settings.spacing, end)
 }
 
 /// The positions of a sampler in lambda, down to timestep 0 where the settings do not say otherwise: DEIS.

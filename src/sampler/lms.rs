@@ -43,7 +43,7 @@ pub(super) fn plan(grid: &Grid<'_>, _: &Options) -> Result<Vec<PlannedStep>> {
     let step = |i: usize| {
         let (from, to) = grid.step(i);
         let sigmas: Vec<f64> = grid.evaluated(i, 1 + EARLIER).iter().map(Position::sigma).collect();
-        Ok(PlannedStep::new(from, to, lms_coefficients(&sigmas, to.sigma())?))
+        Ok(PlannedStep::new(grid.number(i), from, to, lms_coefficients(&sigmas, to.sigma())?))
     };
     grid.taken().map(step).collect()
 }

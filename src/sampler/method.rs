@@ -5,7 +5,7 @@ use std::fmt;
 use super::grid::Grid;
 use super::{Options, PlanSettings, PlannedStep, Sigmas};
 use crate::Result;
-use crate::schedule::{Schedule, Spacing};
+use crate::schedule::Schedule;
 use crate::short::Few;
 
 /// How one step follows from what is known: a row of [`METHODS`](super::METHODS).
@@ -24,8 +24,6 @@ pub struct Method {
     /// Whether clipping the predicted picture leaves the predicted noise as it was; otherwise the noise follows from the
     /// clipped picture.
     pub keeps_noise_when_clipped: bool,
-    /// What diffusers' class assumes where a scheduler's file says nothing.
-    pub class_defaults: ClassDefaults,
 }
 
 /// A name of a method on the command line.
@@ -46,21 +44,6 @@ impl fmt::Debug for Name {
             .field("aliases", &Few(self.aliases))
             .finish()
     }
-}
-
-/// What diffusers' class of a method assumes where a scheduler's file says nothing, and which settings it knows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ClassDefaults {
-    /// Which timesteps are visited.
-    pub spacing: Spacing,
-    /// Whether the predicted picture is clipped; `None` for a class that cannot.
-    pub clip_sample: Option<bool>,
-    /// Whether the last step ends on the picture.
-    pub set_alpha_to_one: bool,
-    /// Whether the class knows dynamic thresholding.
-    pub thresholding: bool,
-    /// Whether the class reads `final_sigmas_type`.
-    pub final_sigmas_type: bool,
 }
 
 impl Method {
@@ -114,6 +97,14 @@ impl Sampler {
         let shared = |name: &&Name| name.options.share_a_name(&self.options);
         let names = self.method.names;
         names.iter().find(shared).or(names.last()).map_or("", |name| name.name)
+    }
+
+    /// diffusers' class that takes these steps; `None` for a sampler that only k-diffusion has.
+    pub fn class_name(self) -> Option<&'static str> {
+        let class = |name: &Name| name.aliases.iter().find(|alias| alias.ends_with("Scheduler"));
+        let is_single = self.options.dpm_solver.single;
+        let named = self.method.names.iter().filter(|n| n.options.dpm_solver.single == is_single);
+        named.filter_map(class).next().copied()
     }
 
     /// Whether its steps add fresh noise.

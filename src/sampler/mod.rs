@@ -49,8 +49,8 @@ pub use evaluation::Evaluation;
 pub use heun::{heun_coefficients, heun_step};
 pub use lcm::{lcm_coefficients, lcm_step, lcm_timesteps};
 pub use lms::lms_coefficients;
-pub use method::{ClassDefaults, Method, Name, Sampler};
-pub use options::{DpmSolver, Options, SolverForm, SolverType, UniPc};
+pub use method::{Method, Name, Sampler};
+pub use options::{Deis, DpmSolver, Options, SolverForm, SolverType, UniPc};
 pub use plan::Plan;
 pub use pndm::plms_weights;
 pub use position::Position;
@@ -60,7 +60,6 @@ pub use sigmas::{FinalSigma, Sigmas};
 pub use step::{PlannedStep, StepOutput};
 pub use unipc::{unipc_corrector, unipc_predictor};
 
-use crate::schedule::Spacing;
 use crate::{Error, Result};
 
 /// All samplers, in the order in which they are listed.
@@ -68,16 +67,10 @@ pub static METHODS: &[Method] = &[
     DDIM,
     // Ho et al. 2020.
     Method {
-        names: &[name("ddpm", &["DDPMScheduler"])],
+        names: &[name("ddpm", &["DDPMScheduler", "DDPMParallelScheduler"])],
         grid: grid::in_time_to_picture,
         plan: ddpm::plan,
         is_stochastic: always,
-        class_defaults: ClassDefaults {
-            spacing: Spacing::Leading,
-            clip_sample: Some(true),
-            thresholding: true,
-            ..CLASS
-        },
         ..ROW
     },
     // Pseudo numerical methods, Liu et al. 2022: linear multistep, which may begin with Runge-Kutta steps.
@@ -91,11 +84,6 @@ pub static METHODS: &[Method] = &[
         ],
         grid: grid::in_time,
         plan: pndm::plan,
-        class_defaults: ClassDefaults {
-            spacing: Spacing::Leading,
-            set_alpha_to_one: false,
-            ..CLASS
-        },
         ..ROW
     },
     // Linear multistep in sigma, of order 4.
@@ -126,7 +114,6 @@ pub static METHODS: &[Method] = &[
         names: &[name("heun", &["HeunDiscreteScheduler", "k-heun"])],
         plan: heun::plan,
         evaluations_per_step: 2,
-        class_defaults: ClassDefaults { clip_sample: Some(false), ..CLASS },
         ..ROW
     },
     // DPM-Solver-2 as k-diffusion has it: the second evaluation in the middle of log sigma.
@@ -178,7 +165,6 @@ pub static METHODS: &[Method] = &[
         grid: dpm_solver::grid,
         plan: dpm_solver::plan,
         is_stochastic: |options| options.dpm_solver.sde,
-        class_defaults: ClassDefaults { thresholding: true, ..CLASS },
         ..ROW
     },
     // DPM-Solver++ with fresh noise in both of its stages, as k-diffusion has it.
@@ -206,9 +192,8 @@ pub static METHODS: &[Method] = &[
             },
             name("unipc", &["UniPCMultistepScheduler", "uni-pc"]),
         ],
-        grid: grid::in_lambda_to_picture,
+        grid: grid::in_lambda_of_unipc,
         plan: unipc::plan,
-        class_defaults: ClassDefaults { thresholding: true, ..CLASS },
         ..ROW
     },
     // Zhang & Chen 2022, in log rho.
@@ -216,7 +201,6 @@ pub static METHODS: &[Method] = &[
         names: &[name("deis", &["DEISMultistepScheduler"])],
         grid: grid::in_lambda_to_sigma_min,
         plan: deis::plan,
-        class_defaults: ClassDefaults { thresholding: true, final_sigmas_type: false, ..CLASS },
         ..ROW
     },
     // Latent consistency models, Luo et al. 2023.
@@ -225,29 +209,17 @@ pub static METHODS: &[Method] = &[
         grid: lcm::grid,
         plan: lcm::plan,
         is_stochastic: always,
-        class_defaults: ClassDefaults {
-            spacing: Spacing::Leading,
-            clip_sample: Some(false),
-            thresholding: true,
-            ..CLASS
-        },
         ..ROW
     },
 ];
 
 /// Song et al. 2020.
 const DDIM: Method = Method {
-    names: &[name("ddim", &["DDIMScheduler"])],
+    names: &[name("ddim", &["DDIMScheduler", "DDIMParallelScheduler"])],
     grid: grid::in_time,
     plan: ddim::plan,
     is_stochastic: |options| options.eta != 0.,
     keeps_noise_when_clipped: true,
-    class_defaults: ClassDefaults {
-        spacing: Spacing::Leading,
-        clip_sample: Some(true),
-        thresholding: true,
-        ..CLASS
-    },
     ..ROW
 };
 
@@ -259,16 +231,6 @@ const ROW: Method = Method {
     is_stochastic: |_| false,
     evaluations_per_step: 1,
     keeps_noise_when_clipped: false,
-    class_defaults: CLASS,
-};
-
-/// What most classes of diffusers assume.
-const CLASS: ClassDefaults = ClassDefaults {
-    spacing: Spacing::Linspace,
-    clip_sample: None,
-    set_alpha_to_one: true,
-    thresholding: false,
-    final_sigmas_type: true,
 };
 
 const OPTIONS: Options = Options::DEFAULT;

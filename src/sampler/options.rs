@@ -15,8 +15,8 @@ pub struct Options {
     pub dpm_solver: DpmSolver,
     /// UniPC: which of the solvers.
     pub unipc: UniPc,
-    /// DEIS: 1 to 3.
-    pub deis_order: usize,
+    /// DEIS: which of the solvers.
+    pub deis: Deis,
     /// LCM: the number of steps of the teacher's sampler that the model was distilled from.
     pub original_steps: usize,
 }
@@ -34,7 +34,7 @@ impl fmt::Debug for Options {
         field("runge_kutta", self.runge_kutta != usual.runge_kutta, &self.runge_kutta);
         field("dpm_solver", self.dpm_solver != usual.dpm_solver, &self.dpm_solver);
         field("unipc", self.unipc != usual.unipc, &self.unipc);
-        field("deis_order", self.deis_order != usual.deis_order, &self.deis_order);
+        field("deis", self.deis != usual.deis, &self.deis);
         field("original_steps", self.original_steps != usual.original_steps, &self.original_steps);
         said.finish_non_exhaustive()
     }
@@ -47,7 +47,7 @@ impl Options {
         runge_kutta: false,
         dpm_solver: DpmSolver::MULTISTEP,
         unipc: UniPc::DEFAULT,
-        deis_order: 2,
+        deis: Deis::DEFAULT,
         original_steps: 50,
     };
 
@@ -134,4 +134,18 @@ impl UniPc {
     /// UniPC-2 with B2, on the picture.
     pub const DEFAULT: Self =
         Self { order: 2, bh2: true, predict_x0: true, lower_order_final: true };
+}
+
+/// Which of the DEIS solvers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deis {
+    /// 1 to 3.
+    pub order: usize,
+    /// Whether the last two steps have a lower order if there are fewer than 15.
+    pub lower_order_final: bool,
+}
+
+impl Deis {
+    /// tAB-DEIS of order 2.
+    pub const DEFAULT: Self = Self { order: 2, lower_order_final: true };
 }

@@ -95,12 +95,37 @@ impl Plan {
         let init_noise_sigma = grid.init_noise_sigma;
         let (prediction, clip) = (settings.prediction, settings.clip);
         let num_inference_steps = n - skipped;
-        Ok(Self { sampler, prediction, clip, num_inference_steps, steps, init_noise_sigma })
+        let plan = Self { sampler, prediction, clip, num_inference_steps, steps, init_noise_sigma };
+        plan.check()?;
+        Ok(plan)
     }
 
-    /// The step, counted from 0, that evaluation `i` belongs to.
+    /// Refuses what would divide by zero in one of the steps.
+    fn check(&self) -> Result<()> {
+        for step in &self.steps {
+            self.prediction.check(&step.position.rates())?;
+            if !step.is_finite() {
+                let got =
+                    format!("a step from t = {} that divides by zero", Digits(step.position.t));
+                let expected = "steps between samples of picture and noise";
+                return Err(Error::argument(self.sampler, expected, got).hint(match step.position.signal_rate {
+                    0. => "its schedule ends on pure noise (zero SNR), where ddim, ddpm and euler begin",
+                    _ => "take other sigmas, another end or another number of steps",
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// How often fresh noise is drawn: samplers of two stages draw it once a step, DPM++ SDE in each of its stages, and
+    /// none draws it for a step that ends on the picture.
+    pub fn draws(&self) -> usize {
+        self.steps.iter().filter(|step| step.adds_noise()).count()
+    }
+
+    /// The step, counted from 0, that evaluation `i` belongs to; the number of steps after the last one.
     pub fn step_of(&self, i: usize) -> usize {
-        i * self.num_inference_steps / self.steps.len().max(1)
+        self.steps.get(i).map_or(self.num_inference_steps, |planned| planned.step)
     }
 
     /// The first sample, from standard noise.
@@ -175,10 +200,19 @@ mod tests {
             ("ddim", &[0, 1, 2, 3][..]),
             ("heun", &[0, 0, 1, 1, 2, 2, 3]),
             ("pndm", &[0, 0, 1, 2, 3]),
+            ("pndm-diffusers", &[0, 0, 1, 2, 3]),
+            ("pndm-rk", &[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]),
+            ("unipc", &[0, 1, 2, 3]),
+            ("dpm++3s", &[0, 1, 2, 3]),
+            ("dpm++sde", &[0, 0, 1, 1, 2, 2, 3]),
         ] {
-            let plan = Plan::new(name.parse()?, &s, 4, &PlanSettings::default())?;
-            let got: Vec<usize> = (0..plan.steps.len()).map(|i| plan.step_of(i)).collect();
-            assert_eq!(got, expected, "{name}");
+            let of = |plan: &Plan| -> Vec<usize> {
+                (0..plan.steps.len()).map(|i| plan.step_of(i)).collect()
+            };
+            let settings = PlanSettings::default();
+            assert_eq!(of(&Plan::new(name.parse()?, &s, 4, &settings)?), expected, "{name}");
+            let later = Plan::starting_at(name.parse()?, &s, 6, &settings, 2)?;
+            assert_eq!(of(&later), expected, "{name}, without its first two steps");
         }
         Ok(())
     }

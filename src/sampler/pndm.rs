@@ -3,6 +3,7 @@
 use super::grid::Grid;
 use super::{Coefficients, EARLIER, EvaluationCoefficients, Options, PlannedStep, Position};
 use crate::prediction::Prediction;
+use crate::schedule::Spacing;
 use crate::{Error, Result};
 
 /// The weights of the last evaluations' outputs in a linear multistep, the newest first: Adams-Bashforth on even steps.
@@ -65,6 +66,13 @@ impl Transfer<'_> {
 }
 
 pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep>> {
+    if grid.settings.as_diffusers && !options.runge_kutta {
+        return plan_as_diffusers(grid);
+    }
+    if grid.settings.as_diffusers && grid.skipped() > 0 {
+        let advice = "diffusers takes the coefficients of the steps that are left out; take pndm-rk, or pndm-diffusers";
+        return Err(Error::argument("pndm-rk-diffusers", "all steps", "a later start").hint(advice));
+    }
     let prediction = grid.settings.prediction;
     let (mut steps, begun) =
         if options.runge_kutta { begin_with_runge_kutta(grid)? } else { begin_twice(grid)? };
@@ -74,7 +82,7 @@ pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep
         let weights = plms_weights(evaluated.len());
         let outputs: Vec<(Position, f64)> = evaluated.into_iter().zip(weights).collect();
         let step = Transfer { prediction, from, to, base: 0, outputs: &outputs };
-        steps.push(PlannedStep::new(from, to, step.coefficients()));
+        steps.push(PlannedStep::new(grid.number(i), from, to, step.coefficients()));
     }
     Ok(steps)
 }
@@ -86,21 +94,47 @@ fn begin_twice(grid: &Grid<'_>) -> Result<(Vec<PlannedStep>, usize)> {
     let pairs = grid.steps();
     let Some((from, to)) = pairs.first().copied() else { return Ok((Vec::new(), 0)) };
     let guess = Transfer { prediction, from, to, base: 0, outputs: &[(from, 1.)] };
-    let mut steps = vec![PlannedStep::new(from, to, guess.coefficients())];
+    let mut steps = vec![PlannedStep::new(0, from, to, guess.coefficients())];
     if let Some((second, _)) = pairs.get(1).copied() {
-        // By the stride of diffusers, the step that ends on the second timestep began elsewhere.
-        let start = match grid.settings.as_diffusers {
-            false => from,
-            true => Position::of(grid.schedule, second.t as usize + grid.stride())?,
-        };
         let outputs = [(second, 0.5), (from, 0.5)];
-        let again = Transfer { prediction, from: start, to: second, base: 1, outputs: &outputs };
+        let again = Transfer { prediction, from, to: second, base: 1, outputs: &outputs };
         steps.push(PlannedStep {
             forget: 1,
-            ..PlannedStep::new(second, second, again.coefficients())
+            ..PlannedStep::new(0, second, second, again.coefficients())
         });
     }
     Ok((steps, 1))
+}
+
+/// The steps as diffusers counts them: along its list of timesteps, in which the second one stands twice, and by a stride.
+///
+/// A later start cuts this list. Its first timestep is then noisier than the first of the steps that are left, and from
+/// the third evaluation on a sample is taken for one step less noisy than it is.
+fn plan_as_diffusers(grid: &Grid<'_>) -> Result<Vec<PlannedStep>> {
+    let prediction = grid.settings.prediction;
+    let again = grid.len().min(2) - grid.len().min(1);
+    let list: Vec<usize> = (0..1 + again).chain(1..grid.len()).skip(grid.skipped()).collect();
+    if grid.steps().is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut steps, mut evaluated) = (Vec::new(), Vec::new());
+    for (count, (at, to)) in list.into_iter().map(|k| grid.step(k)).enumerate() {
+        if count == 1 {
+            let from = Position::of(grid.schedule, at.t as usize + grid.stride())?;
+            let outputs = [(at, 0.5), (evaluated[0], 0.5)];
+            let step = Transfer { prediction, from, to: at, base: 1, outputs: &outputs };
+            let planned = PlannedStep::new(0, at, at, step.coefficients());
+            steps.push(PlannedStep { forget: 1, ..planned });
+            continue;
+        }
+        evaluated.insert(0, at);
+        evaluated.truncate(4);
+        let weights = plms_weights(evaluated.len());
+        let outputs: Vec<(Position, f64)> = evaluated.iter().copied().zip(weights).collect();
+        let step = Transfer { prediction, from: at, to, base: 0, outputs: &outputs };
+        steps.push(PlannedStep::new(count.saturating_sub(1), at, to, step.coefficients()));
+    }
+    Ok(steps)
 }
 
 /// The first three steps are Runge-Kutta steps of order 4, which evaluate the model at the start, twice in the middle and
@@ -115,17 +149,22 @@ fn begin_with_runge_kutta(grid: &Grid<'_>) -> Result<(Vec<PlannedStep>, usize)> 
         return Err(Error::argument("steps of pndm-rk", "4 or more", pairs.len()).hint(advice));
     }
     let mut steps = Vec::new();
-    for pair in pairs.windows(2).take(3) {
+    for (k, pair) in pairs.windows(2).take(3).enumerate() {
         let (from, end) = (pair[0].0, pair[1].0);
         let half = match grid.settings.as_diffusers {
             false => (from.t - end.t) as usize / 2,
             true => grid.stride() / 2,
         };
         let above = Position::of(s, (from.t as usize).saturating_sub(half))?;
-        let middle = Position::of(s, end.t as usize + half)?;
+        // With an odd stride and leading spacing, PNDM's own, diffusers evaluates one timestep below the sample.
+        let leads = grid.settings.spacing == Spacing::Leading && grid.settings.timesteps.is_none();
+        let middle = match grid.settings.as_diffusers || leads {
+            false => above,
+            true => Position::of(s, end.t as usize + half)?,
+        };
         let stage = |at: Position, to: Position, base: usize, outputs: &[(Position, f64)]| {
             let step = Transfer { prediction, from, to, base, outputs };
-            PlannedStep::new(at, to, step.coefficients())
+            PlannedStep::new(k, at, to, step.coefficients())
         };
         let (third, sixth) = (1. / 3., 1. / 6.);
         steps.push(stage(from, above, 0, &[(from, 1.)]));

@@ -74,8 +74,8 @@ pub struct Sampling<'a, D: Denoiser> {
     guidance: Guidance,
     /// What projected guidance remembers of the step before.
     difference: Option<Tensor>,
-    /// One per evaluation, for samplers that add noise.
-    noises: Vec<Tensor>,
+    /// What is left of the noises, in the order in which the steps take them.
+    noises: std::vec::IntoIter<Tensor>,
     /// The earlier evaluations, the latest first.
     earlier: Vec<Evaluation>,
     x_t: Tensor,
@@ -93,7 +93,8 @@ impl<D: Denoiser> fmt::Debug for Sampling<'_, D> {
 
 impl<'a, D: Denoiser> Sampling<'a, D> {
     /// Starts from `x_t`, already noised to the plan's first position. `contexts` are those without and with the prompt,
-    /// [B, tokens, width] each, or `None` for a model without one. `noises`: one per evaluation if the sampler adds noise.
+    /// [B, tokens, width] each, or `None` for a model without one. `noises`: one for each step that adds some,
+    /// [`Plan::draws`] of them.
     ///
     /// # Errors
     /// Too few noises; contexts that differ in shape; settings of guidance that contradict each other or the plan.
@@ -107,8 +108,8 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
     ) -> Result<Self> {
         let guidance = guidance.into();
         guidance.check(plan.num_inference_steps)?;
-        if plan.sampler.is_stochastic() && noises.len() < plan.steps.len() {
-            let expected = format!("{}, one per evaluation", plan.steps.len());
+        if noises.len() < plan.draws() {
+            let expected = format!("{}, one for each step that adds some", plan.draws());
             return Err(Error::argument("noises", expected, noises.len()));
         }
         let context = match contexts {
@@ -124,7 +125,7 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             context,
             guidance,
             difference: None,
-            noises,
+            noises: noises.into_iter(),
             earlier: Vec::new(),
             x_t,
             i: 0,
@@ -217,8 +218,8 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         let (output_uncond, output_cond) = self.predict(position)?;
         let output = self.guide(&output_uncond, &output_cond)?;
         let mut evaluation = self.plan.interpret(self.i, &self.x_t, &output)?;
-        let noise = self.noises.get(self.i);
-        let prev_sample = self.plan.step(self.i, &mut evaluation, &self.earlier, noise)?;
+        let noise = if planned.adds_noise() { self.noises.next() } else { None };
+        let prev_sample = self.plan.step(self.i, &mut evaluation, &self.earlier, noise.as_ref())?;
         let x_t = std::mem::replace(&mut self.x_t, prev_sample.shallow_clone());
         let (x_0, noise_pred) =
             (evaluation.x_0.shallow_clone(), evaluation.noise_pred.shallow_clone());

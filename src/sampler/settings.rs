@@ -79,6 +79,8 @@ pub struct PlanSettings {
     ///
     /// - DDIM and PNDM end a step on `t - T / N`, rounded down. With linspace spacing, and with trailing where N does not
     ///   divide T, that is not the next visited timestep, on which they end otherwise.
+    /// - PNDM that starts later, from image to image, takes the rest of a list in which one timestep stands twice, so that
+    ///   it takes its sample for less noisy than it is. Otherwise it takes the rest of its steps.
     /// - The stochastic DPM-Solver++ of order 3 has another sign in its second difference.
     pub as_diffusers: bool,
 }

@@ -26,7 +26,7 @@ impl Sigmas {
     pub(super) fn between(self, high: f64, low: f64, n: usize) -> Result<Vec<f64>> {
         let ramp = |i: usize| if n > 1 { i as f64 / (n - 1) as f64 } else { 0. };
         let line = |from: f64, to: f64, i: usize| from + (to - from) * ramp(i);
-        Ok(match self {
+        let mut all: Vec<f64> = match self {
             Self::Own => {
                 return Err(Error::argument("sigmas", "karras, exponential or beta", "own"));
             }
@@ -40,7 +40,12 @@ impl Sigmas {
                     .map_err(|e| Error::argument("sigmas", "a beta distribution", e))?;
                 (0..n).map(|i| low + beta.inverse_cdf(1. - ramp(i)) * (high - low)).collect()
             }
-        })
+        };
+        // Without the rounding of powers and logarithms: a sampling may end on exactly `low`.
+        if let [first, .., last] = &mut all[..] {
+            (*first, *last) = (high, low);
+        }
+        Ok(all)
     }
 }
 
@@ -54,11 +59,11 @@ pub enum FinalSigma {
     SigmaMin,
 }
 
-/// The sigma of every training timestep. One that leaves nothing of the picture would be infinite; it gets the sigma of
-/// alpha_bar = 2^-24, as in diffusers.
+/// The sigma of every training timestep. One that leaves nothing of the picture, at the end of a schedule that was rescaled
+/// to zero SNR, would be infinite; it gets the sigma of alpha_bar = 2^-24, as in diffusers.
 pub(super) fn all_sigmas(s: &Schedule) -> Vec<f64> {
-    let floor = 2f64.powi(-24);
-    s.alphas_cumprod().iter().map(|a| ((1. - a.max(floor)) / a.max(floor)).sqrt()).collect()
+    let kept = |a: f64| if a > 0. { a } else { 2f64.powi(-24) };
+    s.alphas_cumprod().iter().map(|a| ((1. - a) / kept(*a)).sqrt()).collect()
 }
 
 /// The sigma of a timestep; between training timesteps, by linear interpolation.

@@ -20,6 +20,8 @@ pub struct StepOutput {
 /// One evaluation of the model and the coefficients of the step that follows it.
 #[derive(Clone, Copy, PartialEq)]
 pub struct PlannedStep {
+    /// The step that the evaluation belongs to, counted from 0 at the first one that is taken.
+    pub step: usize,
     /// Where the sample is.
     pub position: Position,
     /// Where the step ends.
@@ -41,8 +43,27 @@ impl fmt::Debug for PlannedStep {
 }
 
 impl PlannedStep {
-    pub(super) fn new(position: Position, next: Position, coefficients: Coefficients) -> Self {
-        Self { position, next, correction: None, coefficients, forget: 0 }
+    pub(super) fn new(
+        step: usize,
+        position: Position,
+        next: Position,
+        coefficients: Coefficients,
+    ) -> Self {
+        Self { step, position, next, correction: None, coefficients, forget: 0 }
+    }
+
+    /// Whether it takes fresh noise.
+    pub fn adds_noise(&self) -> bool {
+        self.coefficients.of_noise != 0.
+    }
+
+    /// Whether all its coefficients are numbers.
+    pub(super) fn is_finite(&self) -> bool {
+        let of = |c: &Coefficients| {
+            let each = c.by_evaluation().map(|e| [e.of_x_0, e.of_noise_pred, e.of_x_t]);
+            c.of_noise.is_finite() && each.as_flattened().iter().all(|value| value.is_finite())
+        };
+        of(&self.coefficients) && self.correction.as_ref().is_none_or(of)
     }
 
     /// The timestep that the model is given.

@@ -59,13 +59,13 @@ pub(super) fn plan(
     for (i, &(from, to)) in grid.steps().iter().enumerate() {
         if i + 1 == grid.steps().len() {
             let c = euler_coefficients(from.sigma(), to.sigma())?;
-            planned.push(PlannedStep::new(from, to, c));
+            planned.push(PlannedStep::new(i, from, to, c));
             continue;
         }
         let Stages { middle, first, second } = stages(from.sigma(), to.sigma())?;
         let between = middle.map_or(to, |sigma| grid.at_sigma(sigma));
-        planned.push(PlannedStep::new(from, between, first));
-        planned.push(PlannedStep::new(between, to, second));
+        planned.push(PlannedStep::new(i, from, between, first));
+        planned.push(PlannedStep::new(i, between, to, second));
     }
     Ok(planned)
 }

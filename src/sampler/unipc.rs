@@ -76,6 +76,10 @@ pub fn unipc_predictor(
     let from = newest(evaluated)?;
     let (share, z, outer) = solver.step(from, to);
     let h = to.lambda() - from.lambda();
+    if h == 0. {
+        // A last step that ends where it begins, as on the sigma of timestep 0.
+        return Ok(Coefficients { of_x_t: share, ..Coefficients::default() });
+    }
     let distances: Vec<f64> =
         evaluated[1..].iter().map(|at| (at.lambda() - from.lambda()) / h).collect();
     let (b, sides) = solver.right_sides(z);
@@ -136,6 +140,11 @@ pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep
     if !(1..=3).contains(&solver.order) {
         return Err(Error::argument("solver order", "1 to 3", solver.order));
     }
+    if !solver.predict_x0 && grid.ends_on_picture() {
+        let advice = "its noise is not defined on the picture; let it end on sigma_min";
+        let what = "final sigma of unipc without predict_x0";
+        return Err(Error::argument(what, "sigma_min", "zero").hint(advice));
+    }
     let (mut steps, mut last_order) = (Vec::with_capacity(grid.len()), 0);
     for i in grid.taken() {
         let (from, to) = grid.step(i);
@@ -148,7 +157,8 @@ pub(super) fn plan(grid: &Grid<'_>, options: &Options) -> Result<Vec<PlannedStep
         let evaluated = grid.evaluated(i, solver.order.min(left));
         let coefficients = unipc_predictor(solver, &evaluated, to)?;
         last_order = evaluated.len();
-        steps.push(PlannedStep { correction, ..PlannedStep::new(from, to, coefficients) });
+        let planned = PlannedStep::new(grid.number(i), from, to, coefficients);
+        steps.push(PlannedStep { correction, ..planned });
     }
     Ok(steps)
 }

@@ -3,19 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-
+use super::read_config;
 use crate::{Error, Result};
-
-/// Reads a JSON file into a value of type `T`.
-///
-/// # Errors
-/// A file that is missing, is not JSON, or lacks a key that `T` needs.
-pub fn read_config<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
-    let path = path.as_ref();
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::config(path, e))
-}
 
 /// The weight files of a component: a single file, or the shards that an index lists.
 ///

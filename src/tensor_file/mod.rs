@@ -2,6 +2,7 @@
 
 mod checksum;
 mod component_folder;
+pub(crate) mod json;
 mod named_tensors;
 mod pickle;
 mod read;
@@ -10,9 +11,10 @@ mod torch_archive;
 mod write;
 mod zip;
 
+pub use component_folder::weight_files;
 #[cfg(feature = "hub")]
 pub(crate) use component_folder::{NO_WEIGHTS, shards, weights_among};
-pub use component_folder::{read_config, weight_files};
+pub use json::read_config;
 pub use named_tensors::NamedTensors;
 pub(crate) use named_tensors::TensorPart;
 pub use read::TensorFile;

@@ -2,6 +2,7 @@
 
     pip install -r tests/golden/requirements.txt
     python tests/golden/make.py
+    python tests/golden/make.py signatures samplers     these parts alone
 
 Everything is drawn from fixed seeds; the files beside this script are its output.
 """
@@ -9,12 +10,14 @@ Everything is drawn from fixed seeds; the files beside this script are its outpu
 import inspect
 import itertools
 import json
+import math
 import os
 import pickle
 import shutil
 import sys
 import warnings
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +26,7 @@ from unittest.mock import patch
 import diffusers
 import numpy as np
 import torch
+import transformers
 import transformers.integrations.peft
 from diffusers import (
     AutoencoderKL,
@@ -111,6 +115,88 @@ def timesteps():
     save("timesteps", tensors)
 
 
+# Whose scheduler_config.json is read, by the class that reads it.
+SCHEDULERS = [
+    *["DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete"],
+    *["HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSinglestep", "DPMSolverMultistep"],
+    *["DPMSolverSDE", "UniPCMultistep", "DEISMultistep", "LCM"],
+]
+PIPELINES = [
+    *["StableDiffusion", "StableDiffusionImg2Img", "StableDiffusionInpaint", "StableDiffusionInpaintPipelineLegacy"],
+    *["StableDiffusionDepth2Img", "StableDiffusionUpscale", "StableDiffusionXL", "StableDiffusionXLImg2Img"],
+    *["StableDiffusionXLInpaint", "LatentConsistencyModel", "LatentConsistencyModelImg2Img"],
+]
+
+
+def defaults(function):
+    """What a signature assumes where nothing is said."""
+    known = inspect.signature(function).parameters.values()
+    plain = (str, bool, int, float, list, tuple, type(None))
+    return {p.name: p.default for p in known if isinstance(p.default, plain) and p.default is not p.empty}
+
+
+def small_parts():
+    """The least networks that a pipeline takes, the U-Net as an old diffusers saved it."""
+    size = dict(block_out_channels=[8], norm_num_groups=8, layers_per_block=1)
+    network = UNet2DConditionModel(
+        sample_size=32, down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"], cross_attention_dim=8, **size
+    )
+    network.register_to_config(_diffusers_version="0.8.1")
+    return dict(unet=network, vae=AutoencoderKL(scaling_factor=0.5, **size))
+
+
+def made(pipeline_class, parts):
+    """The pipeline of these parts, which corrects them."""
+    known = inspect.signature(pipeline_class.__init__).parameters
+    empty = {name: None for name, p in known.items() if p.default is p.empty and name != "self"}
+    if "requires_safety_checker" in known:
+        empty["requires_safety_checker"] = False
+    return pipeline_class(**empty | parts)
+
+
+def corrected(pipeline_class, scheduler):
+    """A scheduler as a pipeline leaves it."""
+    return made(pipeline_class, dict(small_parts(), scheduler=scheduler)).scheduler
+
+
+def corrections(pipeline_class):
+    """What a pipeline makes of the settings that old files have."""
+    parts = dict(small_parts(), scheduler=DDIMScheduler(clip_sample=True, steps_offset=0))
+    parts["scheduler"].register_to_config(skip_prk_steps=False)
+    before = {name: dict(part.config) for name, part in parts.items()}
+    pipe = made(pipeline_class, parts)
+    after = {name: dict(getattr(pipe, name).config) for name in parts}
+    public = lambda name: [key for key in sorted(after[name]) if not key.startswith("_")]
+    return {
+        name: {key: after[name][key] for key in public(name) if after[name][key] != before[name].get(key)}
+        for name in parts
+    }
+
+
+def signatures():
+    """src/checkpoint/diffusers.json: what schedulers and pipelines assume where a file says nothing, and what pipelines
+    correct; networks.json: what networks assume."""
+    warnings.filterwarnings("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    schedulers = {name: defaults(getattr(diffusers, name).__init__) for name in (f"{n}Scheduler" for n in SCHEDULERS)}
+    pipelines = {}
+    for name in PIPELINES:
+        name = name if name.endswith("Legacy") else f"{name}Pipeline"
+        pipeline_class = getattr(diffusers, name)
+        settings = {k: v for k, v in defaults(pipeline_class.__init__).items() if v is not None and k[0] != "_"}
+        upcasts = "force_upcast" in inspect.getsource(pipeline_class)
+        pipelines[name] = dict(settings=settings, upcasts=upcasts, corrections=corrections(pipeline_class))
+    text, of_all = CLIPTextConfig().to_dict(), transformers.PretrainedConfig().to_dict()
+    networks = dict(
+        unet=defaults(UNet2DConditionModel.__init__),
+        vae=defaults(AutoencoderKL.__init__),
+        text_encoder={key: value for key, value in text.items() if key not in of_all or key.endswith("_id")},
+    )
+    write = lambda path, value: path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write(HERE.parents[1] / "src" / "checkpoint" / "diffusers.json", dict(schedulers=schedulers, pipelines=pipelines))
+    write(HERE / "networks.json", networks)
+
+
 def model(sample, t):
     return sample * t / (t + 1)
 
@@ -186,6 +272,24 @@ def sampler_cases():
             if spacing == "linspace":
                 for steps in [9, 11, 12, 20]:
                     case("DPMSolverSinglestepScheduler", steps=steps, solver_order=order, **base)
+        for order in [2, 3]:
+            case("DEISMultistepScheduler", solver_order=order, lower_order_final=False, **base)
+            case("UniPCMultistepScheduler", solver_order=order, lower_order_final=False, **long)
+        # Few steps.
+        for steps, sigmas in itertools.product([1, 2, 3, 4, 5], ["own", "karras"]):
+            few = dict(base, **SIGMAS[sigmas])
+            for name in ["EulerDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "DPMSolverMultistep"]:
+                case(f"{name}Scheduler", steps=steps, **few)
+            for name in ["UniPCMultistep", "DEISMultistep", "DPMSolverSDE", "KDPM2AncestralDiscrete"]:
+                case(f"{name}Scheduler", steps=steps, **few)
+            case("UniPCMultistepScheduler", steps=steps, predict_x0=False, final_sigmas_type="sigma_min", **few)
+            case("DPMSolverMultistepScheduler", steps=steps, algorithm_type="sde-dpmsolver++", solver_order=3, **few)
+            if spacing == "linspace":
+                case("DPMSolverSinglestepScheduler", steps=steps, solver_order=3, **few)
+        for steps in [1, 2, 3, 4, 5]:
+            for name in ["DDIM", "DDPM", "LCM", "EulerAncestralDiscrete"]:
+                case(f"{name}Scheduler", steps=steps, **plain)
+            case("PNDMScheduler", steps=steps, skip_prk_steps=True, **base)
         zero = dict(plain, rescale_betas_zero_snr=True)
         for name in ["DDIM", "DDPM", "LCM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep"]:
             case(f"{name}Scheduler", **zero)
@@ -216,16 +320,25 @@ def run_scheduler(scheduler_class, case, x_T, noises):
     config = dict(BETAS, **case["config"])
     known = inspect.signature(scheduler_class.__init__).parameters
     scheduler = scheduler_class(**{key: value for key, value in config.items() if key in known})
-    scheduler.set_timesteps(case["steps"])
-    if case["scheduler"] == "DPMSolverSDEScheduler":
+    return run_loop(scheduler, case["steps"], case["eta"], x_T, noises)
+
+
+def run_loop(scheduler, count, eta, x_T, noises, skipped=0):
+    """The last sample; every draw takes the next of the noises. Without its first steps, as image to image has it."""
+    draws = iter(noises)
+    scheduler.set_timesteps(count)
+    start = skipped * scheduler.order
+    if skipped and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
+    if isinstance(scheduler, diffusers.DPMSolverSDEScheduler):
         # Made anew in the first step, unless there is one.
-        scheduler.noise_sampler = lambda *_: noises[index]
+        scheduler.noise_sampler = lambda *_: next(draws)
     steps = inspect.signature(scheduler.step).parameters
-    x, index = x_T * scheduler.init_noise_sigma, 0
-    with patch(f"{scheduler_class.__module__}.randn_tensor", lambda *_, **__: noises[index], create=True):
-        for index, t in enumerate(scheduler.timesteps):
+    x = x_T * scheduler.init_noise_sigma
+    with patch(f"{type(scheduler).__module__}.randn_tensor", lambda *_, **__: next(draws), create=True):
+        for t in scheduler.timesteps[start:]:
             output = model(scheduler.scale_model_input(x, t), t)
-            extra = {"eta": case["eta"]} if "eta" in steps else {}
+            extra = {"eta": eta} if "eta" in steps else {}
             x = scheduler.step(output, t, x, **extra).prev_sample
     return x
 
@@ -243,12 +356,16 @@ def samplers():
         try:
             if strange:
                 raise ValueError(f"has no {strange[0]}")
+            to_itself = case["scheduler"] == "DEISMultistepScheduler" or case["config"].get("predict_x0") is False
+            if case["steps"] == 1 and "use_karras_sigmas" in case["config"] and to_itself:
+                raise ValueError("its only step ends where it begins")
             result = run_sampler(case, x_T, noises)
             if not result.isfinite().all():
                 raise ValueError("ends on numbers that are not finite")
             wide = run_sampler(case, x_T.double(), noises.double())
-        except (ValueError, NotImplementedError, UnboundLocalError) as error:
-            reason = "not written" if isinstance(error, UnboundLocalError) else str(error).split(". ")[0]
+        except (ValueError, NotImplementedError, UnboundLocalError, IndexError) as error:
+            other = {UnboundLocalError: "not written", IndexError: "leaves its own list"}
+            reason = other.get(type(error), str(error).split(". ")[0])
             refused.append(dict(case, reason=reason))
             continue
         kept.append(case)
@@ -257,6 +374,95 @@ def samplers():
     lines = ",\n".join(json.dumps(case) for case in [*kept, *refused])
     (HERE / "samplers.json").write_text(f"[\n{lines}\n]\n")
     save("samplers", {"x_T": x_T, "noises": noises, "last": torch.stack(last), "last_f64": torch.stack(last_f64)})
+
+
+def config_cases():
+    """A pipeline, the class that its model_index.json names for the scheduler, and the scheduler's file as people have it."""
+    sd, xl, inpaint = "StableDiffusion", "StableDiffusionXL", "StableDiffusionInpaint"
+    saved = diffusers.DPMSolverMultistepScheduler(**BETAS, use_karras_sigmas=True, algorithm_type="sde-dpmsolver++")
+    saved = json.loads(saved.to_json_string())
+    long = dict(BETAS, final_sigmas_type="sigma_min")
+    cases = [
+        (sd, "DDIM", BETAS),
+        (sd, "DDIM", dict(BETAS, clip_sample=True, steps_offset=0)),
+        (sd, "DDIM", dict(BETAS, clip_sample=None, set_alpha_to_one=None, thresholding=None, trained_betas=None)),
+        (xl, "DDIM", BETAS),
+        (xl, "DDIM", dict(BETAS, clip_sample=None, rescale_betas_zero_snr=None)),
+        (xl, "DDIM", dict(BETAS, clip_sample=False, _use_default_values=["clip_sample"])),
+        (xl, "DDIM", dict(BETAS, clip_sample=False, thresholding=True, sample_max_value=math.inf)),
+        (inpaint, "DDIM", BETAS),
+        (inpaint, "PNDM", BETAS),
+        (sd, "PNDM", dict(BETAS, _class_name="DDIMScheduler", skip_prk_steps=True)),
+        (sd, "PNDM", dict(BETAS, rescale_betas_zero_snr=True, skip_prk_steps=True)),
+        (sd, "PNDM", dict(BETAS, skip_prk_steps=None)),
+        (sd, "DDIM", dict(BETAS, _class_name="PNDMScheduler")),
+        (sd, "DDIM", {}),
+        (sd, "DDIMParallel", BETAS),
+        (sd, "DDPMParallel", BETAS),
+        (sd, "DDPM", dict(BETAS, variance_type=None, thresholding=None)),
+        (sd, "DPMSolverMultistep", saved),
+        (sd, "DPMSolverMultistep", {}),
+        (sd, "DPMSolverMultistep", dict(BETAS, lower_order_final=None, solver_order=3, solver_type="bh2")),
+        (sd, "DPMSolverSinglestep", dict(BETAS, timestep_spacing="trailing", rescale_betas_zero_snr=True)),
+        (sd, "EulerDiscrete", dict(BETAS, timestep_type=None, sigma_min=None)),
+        (sd, "EulerDiscrete", dict(long, clip_sample=True, thresholding=True, something_new=[1])),
+        (sd, "EulerAncestralDiscrete", dict(long, use_karras_sigmas=True)),
+        (sd, "LMSDiscrete", dict(long, use_exponential_sigmas=True, rescale_betas_zero_snr=True)),
+        (sd, "HeunDiscrete", dict(long, clip_sample=True)),
+        (xl, "HeunDiscrete", dict(BETAS, clip_sample=True)),
+        (sd, "HeunDiscrete", {}),
+        (sd, "KDPM2Discrete", long),
+        (sd, "KDPM2AncestralDiscrete", dict(long, clip_sample=True)),
+        (sd, "DPMSolverSDE", dict(long, timestep_spacing="trailing")),
+        (sd, "UniPCMultistep", dict(long, predict_x0=None, clip_sample=True)),
+        (sd, "UniPCMultistep", {}),
+        (sd, "DEISMultistep", dict(BETAS, lower_order_final=None, solver_order=3, final_sigmas_type="zero")),
+        (sd, "DEISMultistep", dict(BETAS, lower_order_final=False, algorithm_type="dpmsolver++")),
+        (sd, "DEISMultistep", {}),
+        (xl, "LCM", {}),
+        (sd, "LCM", dict(BETAS, timestep_spacing="trailing", clip_sample=True)),
+    ]
+    # Cosine schedules: clamped for nobody who was not asked to rescale.
+    cosine = dict(BETAS, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
+    for name in ["DDPM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "DEISMultistep", "KDPM2Discrete"]:
+        cases.append((xl, name, dict(cosine, clip_sample=False)))
+    # Of other sigmas, the DPM-Solver kind finds the first step by a timestep that occurs twice.
+    cases += [(xl, name, dict(cosine, **sigmas)) for name in ["EulerDiscrete", "LMSDiscrete"] for sigmas in SIGMAS.values()]
+    zero = dict(cosine, rescale_betas_zero_snr=True, clip_sample=False)
+    cases += [(xl, name, zero) for name in ["EulerDiscrete", "UniPCMultistep"]]
+    cases = [(*case, 0) for case in cases]
+    # From image to image: the steps that are left out.
+    for prediction, spacing, skipped in itertools.product(PREDICTIONS[:2], SPACINGS, [1, 2, 5, 9]):
+        old = dict(BETAS, skip_prk_steps=True, prediction_type=prediction, timestep_spacing=spacing)
+        cases.append((sd, "PNDM", old, skipped))
+    for name in ["DDIM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep"]:
+        cases.append((sd, name, BETAS, 4))
+    return [(f"{pipeline}Pipeline", f"{name}Scheduler", config, skipped) for pipeline, name, config, skipped in cases]
+
+
+# The last sample of ten steps, with the scheduler that a pipeline of diffusers makes of its file.
+def configs():
+    warnings.filterwarnings("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    shape, lines, last, last_f64 = (1, 2, 2, 2), [], [], []
+    x_T, noises = normal(shape, 1), normal((64, *shape), 2)
+    for pipeline, name, config, skipped in config_cases():
+        config = dict(dict(_class_name=name), **config)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "scheduler_config.json").write_text(json.dumps(config))
+            scheduler_class = getattr(diffusers, name)
+            read = lambda: corrected(getattr(diffusers, pipeline), scheduler_class.from_pretrained(folder))
+            module = sys.modules[scheduler_class.__module__]
+            result = run_loop(read(), 10, 0.0, x_T, noises, skipped)
+            with patch.object(module, "np", Wide(np)), patch.object(module, "torch", Wide(torch)):
+                wide = run_loop(read(), 10, 0.0, x_T.double(), noises.double(), skipped)
+        assert wide.isfinite().all() and (wide - result).abs().max() < 0.1, (name, config)
+        case = dict(pipeline=pipeline, scheduler=name, skipped=skipped, file=json.dumps(config))
+        lines.append(json.dumps(case))
+        last.append(result)
+        last_f64.append(wide)
+    (HERE / "configs.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    save("configs", {"x_T": x_T, "noises": noises, "last": torch.stack(last), "last_f64": torch.stack(last_f64)})
 
 
 PROMPTS = [
@@ -1490,7 +1696,8 @@ def checkpoints():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = [schedules, timesteps, samplers, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
+    parts = [signatures, schedules, timesteps, samplers, configs, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
     for part in [*parts, pipelines, families, loras, checkpoints]:
-        print(part.__name__)
-        part()
+        if not sys.argv[1:] or part.__name__ in sys.argv[1:]:
+            print(part.__name__)
+            part()

@@ -63,6 +63,7 @@ fn text(report: &Report) -> String {
         let how = if report.prediction_known { "known" } else { "assumed" };
         lines.push(format!("prediction   {prediction} ({how}: {})", report.prediction_reason));
     }
+    lines.extend(report.notes.iter().map(|note| format!("note         {note}")));
     for network in &report.networks {
         lines.push(String::new());
         lines.extend(of_network(network));

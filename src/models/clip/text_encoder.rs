@@ -12,8 +12,9 @@ use crate::short::Start;
 use crate::tensor_file::{read_config, weight_files};
 use crate::{Error, Result};
 
-/// `text_encoder/config.json`.
+/// `text_encoder/config.json`. A key that the file lacks has transformers' default.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs, reason = "the names are transformers' own")]
 pub struct TextConfig {
     pub vocab_size: i64,
@@ -24,13 +25,10 @@ pub struct TextConfig {
     pub max_position_embeddings: i64,
     /// `quick_gelu` in SD 1.x, `gelu` in SD 2.x.
     pub hidden_act: String,
-    #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
     /// The end token: the embedding at its position is the pooled one. Old files say 2, which stands for the largest id.
-    #[serde(default = "end_token")]
     pub eos_token_id: i64,
     /// The width of the pooled embedding, if the weights have a projection.
-    #[serde(default = "projection_dim")]
     pub projection_dim: i64,
 }
 
@@ -47,17 +45,22 @@ impl fmt::Debug for TextConfig {
     }
 }
 
-fn layer_norm_eps() -> f64 {
-    1e-5
-}
-
-/// transformers' default.
-fn end_token() -> i64 {
-    49407
-}
-
-fn projection_dim() -> i64 {
-    512
+/// transformers' defaults.
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49407,
+            projection_dim: 512,
+        }
+    }
 }
 
 impl TextConfig {

@@ -6,13 +6,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::models::layers::PerLevel;
 use crate::short::Few;
+use crate::tensor_file::json::truth;
 use crate::{Error, Result};
 
 /// The numbers in SDXL's `time_ids`: height and width of the original, the crop's corner, height and width of the target.
 pub(super) const SIZES: i64 = 6;
 
-/// `unet/config.json`.
+/// `unet/config.json`. A key that the file lacks has diffusers' default, and null is Python's None: false, for a switch.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs, reason = "the names are diffusers' own")]
 pub struct UNetConfig {
     pub in_channels: i64,
@@ -24,49 +26,59 @@ pub struct UNetConfig {
     pub cross_attention_dim: i64,
     /// The number of heads, despite the name.
     pub attention_head_dim: PerLevel,
-    #[serde(default = "one")]
     pub transformer_layers_per_block: PerLevel,
     pub norm_num_groups: i64,
-    #[serde(default = "norm_eps")]
     pub norm_eps: f64,
-    #[serde(default = "silu")]
     pub act_fn: String,
-    #[serde(default = "yes")]
+    #[serde(deserialize_with = "truth")]
     pub flip_sin_to_cos: bool,
-    #[serde(default)]
     pub freq_shift: f64,
     /// Linear layers around the transformer blocks (SD 2.x) instead of 1x1 convolutions (SD 1.x).
-    #[serde(default)]
+    #[serde(deserialize_with = "truth")]
     pub use_linear_projection: bool,
     /// Attention in f32 whatever the dtype.
-    #[serde(default, deserialize_with = "null_is_false")]
+    #[serde(deserialize_with = "truth")]
     pub upcast_attention: bool,
     /// Levels whose first attention also attends to the context, instead of to the picture (x4 upscaler).
-    #[serde(default = "attends_to_itself")]
     pub only_cross_attention: PerLevel<bool>,
     /// The same for the middle block; without it, `only_cross_attention` if that is a single value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mid_block_only_cross_attention: Option<bool>,
     /// The number of class labels: the noise levels of the x4 upscaler.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub num_class_embeds: Option<i64>,
     /// `text_time` in SDXL: a pooled text embedding and the picture's sizes are added to the timestep.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub addition_embed_type: Option<String>,
     /// The width of the embedding of each of SDXL's six sizes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub addition_time_embed_dim: Option<i64>,
     /// The width of the pooled text embedding and of all six sizes' embeddings together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub projection_class_embeddings_input_dim: Option<i64>,
     /// The width of the guidance scale's embedding in a network distilled to a consistency model (LCM).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_cond_proj_dim: Option<i64>,
     /// The side of the latents that it was trained on; `None` if height and width differ.
-    #[serde(default, deserialize_with = "one_side")]
+    #[serde(deserialize_with = "one_side")]
     pub sample_size: Option<i64>,
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
+}
+
+/// diffusers' defaults.
+impl Default for UNetConfig {
+    fn default() -> Self {
+        Self {
+            up_block_types: ["UpBlock2D"]
+                .into_iter()
+                .chain(["CrossAttnUpBlock2D"; 3])
+                .map(String::from)
+                .collect(),
+            sample_size: None,
+            ..Self::narrow(&[320, 640, 1280, 1280], &[true, true, true, false], 2, 8, 1280, 64)
+        }
+    }
 }
 
 impl fmt::Debug for UNetConfig {
@@ -91,31 +103,6 @@ fn one_side<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<i6
         }
         None => None,
     })
-}
-
-/// Some folders contain null where diffusers expects a boolean.
-fn null_is_false<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<bool, D::Error> {
-    Ok(Option::<bool>::deserialize(from)?.unwrap_or(false))
-}
-
-fn one() -> PerLevel {
-    PerLevel::One(1)
-}
-
-fn attends_to_itself() -> PerLevel<bool> {
-    PerLevel::One(false)
-}
-
-fn norm_eps() -> f64 {
-    1e-5
-}
-
-fn silu() -> String {
-    "silu".into()
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// What other families of U-Nets switch on. Any other value than these would make it another network.
@@ -189,15 +176,15 @@ impl UNetConfig {
             layers_per_block: PerLevel::One(layers),
             cross_attention_dim,
             attention_head_dim: PerLevel::One(heads),
-            transformer_layers_per_block: one(),
+            transformer_layers_per_block: PerLevel::One(1),
             norm_num_groups: 32,
-            norm_eps: norm_eps(),
-            act_fn: silu(),
+            norm_eps: 1e-5,
+            act_fn: "silu".into(),
             flip_sin_to_cos: true,
             freq_shift: 0.,
             use_linear_projection: false,
             upcast_attention: false,
-            only_cross_attention: attends_to_itself(),
+            only_cross_attention: PerLevel::One(false),
             mid_block_only_cross_attention: None,
             num_class_embeds: None,
             addition_embed_type: None,
@@ -286,7 +273,8 @@ impl UNetConfig {
             let same_number =
                 matches!((got.as_f64(), known.parse::<f64>()), (Some(a), Ok(b)) if a == b);
             let text = got.to_string();
-            if text != known && !same_number {
+            let off = got.is_null() && known == "false";
+            if text != known && !same_number && !off {
                 return Err(
                     Error::argument(name, known, text).hint("this U-Net is of another family")
                 );

@@ -2,14 +2,18 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use tch::Kind;
 
+use crate::models::layers::PerLevel;
 use crate::short::Few;
+use crate::tensor_file::json::truth;
 use crate::{Error, Result};
 
-/// `vae/config.json`.
+/// `vae/config.json`. A key that the file lacks has diffusers' default, and null is Python's None: false, for a switch.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs, reason = "the names are diffusers' own")]
 pub struct VaeConfig {
     pub in_channels: i64,
@@ -20,26 +24,49 @@ pub struct VaeConfig {
     pub up_block_types: Vec<String>,
     pub layers_per_block: i64,
     pub norm_num_groups: i64,
-    #[serde(default = "silu")]
     pub act_fn: String,
-    #[serde(default = "sample_size")]
+    /// The side of the pictures that it was trained on.
+    #[serde(deserialize_with = "first_side")]
     pub sample_size: i64,
-    #[serde(default = "scaling_factor")]
     pub scaling_factor: f64,
-    #[serde(default)]
     pub shift_factor: Option<f64>,
-    #[serde(default = "yes")]
+    #[serde(deserialize_with = "truth")]
     pub use_quant_conv: bool,
-    #[serde(default = "yes")]
+    #[serde(deserialize_with = "truth")]
     pub use_post_quant_conv: bool,
-    #[serde(default = "yes")]
+    #[serde(deserialize_with = "truth")]
     pub mid_block_add_attention: bool,
     /// The activations overflow in f16 (SDXL): f32 is used instead, see [`VaeConfig::kind`].
-    #[serde(default)]
+    #[serde(deserialize_with = "truth")]
     pub force_upcast: bool,
     /// The mean that some later models subtract from the latents: not supported.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub latents_mean: Option<Vec<f64>>,
+}
+
+/// diffusers' defaults, but for `force_upcast`: the pipelines that read it are told of it where a checkpoint is opened.
+impl Default for VaeConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            latent_channels: 4,
+            block_out_channels: vec![64],
+            down_block_types: vec!["DownEncoderBlock2D".into()],
+            up_block_types: vec!["UpDecoderBlock2D".into()],
+            layers_per_block: 1,
+            norm_num_groups: 32,
+            act_fn: "silu".into(),
+            sample_size: 32,
+            scaling_factor: 0.18215,
+            shift_factor: None,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+            force_upcast: false,
+            latents_mean: None,
+        }
+    }
 }
 
 impl fmt::Debug for VaeConfig {
@@ -54,21 +81,14 @@ impl fmt::Debug for VaeConfig {
     }
 }
 
-fn silu() -> String {
-    "silu".into()
-}
-
-fn sample_size() -> i64 {
-    32
-}
-
-/// diffusers' default: checkpoints without the factor are Stable Diffusion 1.x's.
-fn scaling_factor() -> f64 {
-    0.18215
-}
-
-fn yes() -> bool {
-    true
+/// diffusers writes one side, or height and width, of which it reads the first.
+fn first_side<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<i64, D::Error> {
+    match PerLevel::deserialize(from)? {
+        PerLevel::One(side) => Ok(side),
+        PerLevel::Each(sides) => {
+            sides.first().copied().ok_or_else(|| D::Error::custom("expected a size, got none"))
+        }
+    }
 }
 
 impl VaeConfig {
