@@ -110,6 +110,6 @@ fn a_condition_that_is_missing_or_not_used_is_named() -> Result<()> {
     conditions.channels = zeros(&[2, 1, 8, 7]);
     let message = unet.forward(&sample, &timestep, conditions).unwrap_err().to_string();
     assert!(message.starts_with("channels: expected the shape [2, c, 8, 6]"), "{message}");
-    assert_eq!(guidance_embedding(&[7.5, 1.], 6).size(), [2, 6]);
+    assert_eq!(guidance_embedding(&[7.5, 1.], 6)?.size(), [2, 6]);
     Ok(())
 }

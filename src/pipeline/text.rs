@@ -91,11 +91,17 @@ fn later_contexts(
     let prompts_2 = request.sdxl.iter().flat_map(|sdxl| &sdxl.prompts_2);
     let all: Vec<&String> =
         request.prompts.iter().chain(prompts_2).chain([&request.negative_prompt]).collect();
-    let at = |i: usize| -> Vec<String> {
+    let at = |i: usize| -> Result<Vec<String>> {
         let (step, steps) = (plan.step_of(i), plan.num_inference_steps);
         all.iter().map(|prompt| at_step(prompt, step, steps)).collect()
     };
-    for i in (1..plan.steps.len()).filter(|&i| at(i) != at(i - 1)) {
+    let mut before = at(0)?;
+    for i in 1..plan.steps.len() {
+        let now = at(i)?;
+        if now == before {
+            continue;
+        }
+        before = now;
         let (uncond, cond) = texts_at(model, request, plan.step_of(i), plan.num_inference_steps)?;
         later.push((i, (uncond.context, cond.context)));
     }
@@ -114,7 +120,7 @@ fn texts_at(
     let one = |prompt: &str, prompt_2: &str, clip_skip: usize| match request.weighted_prompts {
         false => model.encode_text(prompt, prompt_2, clip_skip),
         true => {
-            let [first, second] = [prompt, prompt_2].map(|prompt| at_step(prompt, i, steps));
+            let (first, second) = (at_step(prompt, i, steps)?, at_step(prompt_2, i, steps)?);
             model.encode_weighted_text(&first, &second, clip_skip)
         }
     };
@@ -209,7 +215,7 @@ impl StableDiffusion {
     /// context of its tokens is made stronger or weaker. What does not fit into 75 tokens is left out.
     ///
     /// # Errors
-    /// As [`StableDiffusion::encode_text`]; a weight that is not finite.
+    /// As [`StableDiffusion::encode_text`] and [`parse_weights`].
     pub fn encode_weighted_text(
         &self,
         prompt: &str,

@@ -80,7 +80,7 @@ fn texts(request: &Request) -> Result<Vec<String>> {
     for text in all {
         let read = match request.weighted_prompts {
             false => vec![text.clone()],
-            true => (0..steps).map(|i| plain(&at_step(text, i, steps))).collect::<Result<_>>()?,
+            true => (0..steps).map(|i| plain(&at_step(text, i, steps)?)).collect::<Result<_>>()?,
         };
         for text in read {
             if !texts.contains(&text) {

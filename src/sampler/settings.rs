@@ -33,6 +33,9 @@ impl Clip {
         Ok(match self {
             Self::Off => x_0,
             Self::Range(range) => x_0.clamp(-range, range),
+            Self::Dynamic { .. } if x_0.dim() < 2 => {
+                return Err(Error::shape("x_0", "[B, ...]", &x_0.size()));
+            }
             Self::Dynamic { ratio, max } => {
                 let wide = if x_0.kind() == Kind::Double { Kind::Double } else { Kind::Float };
                 let magnitudes = x_0.to_kind(wide).abs().flatten(1, -1);

@@ -5,6 +5,9 @@ use tch::Tensor;
 use super::config::VaeConfig;
 use crate::{Error, Result};
 
+/// The largest side of a tile in latent cells, larger than any picture.
+const LARGEST: i64 = 1 << 20;
+
 /// How a picture that does not fit into memory is cut: into overlapping square tiles, whose overlaps are
 /// blended linearly. The network normalises and attends within a tile, so the result is close to that of
 /// the whole picture but not equal to it.
@@ -34,13 +37,11 @@ impl Tiling {
 
     pub(super) fn check(self) -> Result<Self> {
         let Self { tile, overlap } = self;
-        if tile < 1 || !(0..tile).contains(&overlap) {
-            let got = format!("{overlap} of {tile}");
-            return Err(Error::argument(
-                "tiling",
-                "an overlap of at least 0 and smaller than the tile",
-                got,
-            ));
+        if !(1..=LARGEST).contains(&tile) || !(0..tile).contains(&overlap) {
+            let expected = format!(
+                "a tile of 1 to {LARGEST} latent cells, and an overlap of at least 0 and smaller than the tile"
+            );
+            return Err(Error::argument("tiling", expected, format!("{overlap} of {tile}")));
         }
         Ok(self)
     }
