@@ -85,8 +85,17 @@ fn later_contexts(
     plan: &Plan,
 ) -> Result<Vec<(usize, (Tensor, Tensor))>> {
     let mut later = Vec::new();
+    for i in changes(request, plan)? {
+        let (uncond, cond) = texts_at(model, request, plan.step_of(i), plan.num_inference_steps)?;
+        later.push((i, (uncond.context, cond.context)));
+    }
+    Ok(later)
+}
+
+/// The evaluations at which a prompt of a request is another than before.
+pub(super) fn changes(request: &Request, plan: &Plan) -> Result<Vec<usize>> {
     if !request.weighted_prompts {
-        return Ok(later);
+        return Ok(Vec::new());
     }
     let prompts_2 = request.sdxl.iter().flat_map(|sdxl| &sdxl.prompts_2);
     let all: Vec<&String> =
@@ -95,17 +104,15 @@ fn later_contexts(
         let (step, steps) = (plan.step_of(i), plan.num_inference_steps);
         all.iter().map(|prompt| at_step(prompt, step, steps)).collect()
     };
-    let mut before = at(0)?;
+    let (mut before, mut changes) = (at(0)?, Vec::new());
     for i in 1..plan.steps.len() {
         let now = at(i)?;
-        if now == before {
-            continue;
+        if now != before {
+            changes.push(i);
+            before = now;
         }
-        before = now;
-        let (uncond, cond) = texts_at(model, request, plan.step_of(i), plan.num_inference_steps)?;
-        later.push((i, (uncond.context, cond.context)));
     }
-    Ok(later)
+    Ok(changes)
 }
 
 /// The texts that hold at step `i` of `steps`: without the prompts and with them.

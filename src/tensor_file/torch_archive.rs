@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use super::budget::Budget;
 use super::pickle::{Pickle, PickleValue, StorageView};
-use super::tensor_location::TensorLocation;
+use super::tensor_location::{TensorLocation, checked_numel};
 use super::zip;
 
 /// The error says what is wrong with the file.
@@ -80,7 +81,7 @@ pub(super) fn read(file: &[u8]) -> Result<TorchArchive> {
 
     let mut archive =
         TorchArchive { index: BTreeMap::new(), metadata: HashMap::new(), others: Vec::new() };
-    let mut expanded = 0usize;
+    let (mut expanded, mut names) = (0usize, Budget::new());
     for (key, value) in state.as_ref().unwrap_or(&root) {
         let (PickleValue::Text(name), Some(view)) = (key, pickle.tensor(*value)) else { continue };
         let said = |reason: String| format!("its tensor {name:?} {reason}");
@@ -94,17 +95,28 @@ pub(super) fn read(file: &[u8]) -> Result<TorchArchive> {
                 "its tensors expand to more than twice the file's size: not a weight file".into()
             );
         }
+        names.take::<TensorLocation>(1)?;
+        names.take::<u8>(name.len())?;
         if archive.index.insert((*name).to_owned(), location).is_some() {
             return Err(said("occurs twice".into()));
         }
     }
     let inner = state.iter().flatten().map(|pair| ("state_dict.", pair));
     for (scope, &(key, value)) in root.iter().map(|pair| ("", pair)).chain(inner) {
+        let is_tensor = pickle.tensor(value).is_some();
+        // A key may be long, and stand in many dicts.
+        names.take::<String>(3)?;
+        for text in [key, value] {
+            names.take::<u8>(if let PickleValue::Text(text) = text {
+                2 * text.len()
+            } else {
+                0
+            })?;
+        }
         let name = match key {
             PickleValue::Text("state_dict") if state.is_some() => continue,
-            PickleValue::Text(key) if pickle.tensor(value).is_some() => {
-                if archive.index.contains_key(key) { continue } else { key.to_owned() }
-            }
+            PickleValue::Text(key) if is_tensor && archive.index.contains_key(key) => continue,
+            PickleValue::Text(key) if is_tensor => key.to_owned(),
             PickleValue::Text(key) => format!("{scope}{key}"),
             other => format!("{scope}{other:?}"),
         };
@@ -146,10 +158,7 @@ fn location(view: &StorageView, storage: &Range<usize>) -> Result<TensorLocation
             view.shape, view.strides
         )
     };
-    // libtorch multiplies the sizes of an empty tensor too.
-    let sides = view.shape.iter().try_fold(1i64, |n, &side| n.checked_mul(side.max(1)));
-    sides.filter(|&n| n < 1 << 40).ok_or_else(too_large)?;
-    let numel: i64 = view.shape.iter().product();
+    let numel = checked_numel(&view.shape).ok_or_else(too_large)?;
     // How many numbers lie from the first to the last, both counted.
     let span = view.shape.iter().zip(&view.strides).try_fold(1i64, |sum, (&side, &stride)| {
         sum.checked_add((side - 1).max(0).checked_mul(stride)?)
