@@ -110,7 +110,10 @@ fn readable(token: &str) -> String {
         Some(text) => (text, WORD_END),
         None => (token, ""),
     };
-    let byte = |c: char| byte_letters().find(|(letter, _)| *letter == c).map(|(_, byte)| byte);
+    let byte = |c: char| match u8::try_from(c) {
+        Ok(byte) => Some(byte).filter(is_printable),
+        Err(_) => byte_letters().find(|(letter, _)| *letter == c).map(|(_, byte)| byte),
+    };
     // A token that was added is a text of its own.
     let Some(bytes) = text.chars().map(byte).collect::<Option<Vec<u8>>>() else {
         return token.to_owned();
@@ -297,22 +300,25 @@ impl Tokenizer {
     /// A text that the vocabulary cannot express.
     pub fn words(&self, prompt: &str) -> Result<Vec<(String, Vec<i64>)>> {
         let encoded = self.inner.encode(prompt, false).map_err(tokenizer_error)?;
-        let pieces = encoded.get_ids().iter().zip(encoded.get_offsets()).take(self.length - 2);
-        // Several ids may stand for the bytes of one character: what counts is where a word begins and ends.
-        let (mut words, mut open) = (Vec::<((usize, usize), Vec<i64>)>::new(), false);
-        for (&id, &(from, to)) in pieces {
+        let (offsets, room) = (encoded.get_offsets(), self.length - 2);
+        let mut words = Vec::<(usize, usize, Vec<i64>)>::new();
+        let mut open = false;
+        for (i, (&id, &(from, to))) in encoded.get_ids().iter().zip(offsets).take(room).enumerate()
+        {
+            // Several ids may stand for the bytes of one character, and one for a letter and the accents after it: what is
+            // no space before the next id belongs to this one.
+            let to = to.max(offsets.get(i + 1).map_or(prompt.len(), |next| next.0));
             match words.last_mut().filter(|_| open) {
-                Some((place, ids)) => {
-                    place.1 = place.1.max(to);
+                Some((_, end, ids)) => {
+                    *end = to;
                     ids.push(id.into());
                 }
-                None => words.push(((from, to), vec![id.into()])),
+                None => words.push((from, to, vec![id.into()])),
             }
             open = !self.token(id.into()).ends_with(WORD_END);
         }
-        let written =
-            |(from, to): (usize, usize)| prompt.get(from..to).unwrap_or_default().to_owned();
-        Ok(words.into_iter().map(|(place, ids)| (written(place), ids)).collect())
+        let written = |from: usize, to: usize| prompt.get(from..to).unwrap_or_default().trim_end();
+        Ok(words.into_iter().map(|(from, to, ids)| (written(from, to).to_owned(), ids)).collect())
     }
 
     /// The piece of text that an id stands for; `</w>` marks the end of a word. Of an id that stands for a part of a

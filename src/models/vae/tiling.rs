@@ -100,3 +100,18 @@ fn blend(before: &Tensor, after: &Tensor, dim: i64, overlap: i64) -> Tensor {
         + after.narrow(dim, 0, overlap) * ramp;
     Tensor::cat(&[seam, after.narrow(dim, overlap, b - overlap)], dim)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_that_cannot_be_are_refused() {
+        for (tile, overlap) in
+            [(i64::MAX, 0), (i64::MAX, i64::MAX - 1), (LARGEST + 1, 0), (0, 0), (4, 4), (4, -1)]
+        {
+            assert!(Tiling { tile, overlap }.check().is_err(), "{overlap} of {tile}");
+        }
+        assert!(Tiling { tile: LARGEST, overlap: 0 }.check().is_ok());
+    }
+}

@@ -105,7 +105,8 @@ struct Drawn {
 /// Draws the request once for every guidance scale.
 fn draw(args: &GenerateArgs, model: &StableDiffusion, request: &mut Request) -> Result<Drawn> {
     let steps = model.plan(request)?.steps.len() * args.sampling.guidance.len();
-    let (width, height) = model.size(request.width, request.height)?;
+    // A picture that is given may say the size instead.
+    let (width, height) = model.size(request.width, request.height).unwrap_or_default();
     let each = 12. * width as f64 * height as f64;
     let all = request.prompts.len() as f64 * args.sampling.guidance.len() as f64;
     check_memory(Device::Cpu, "the pictures of all guidance scales", all * each)?;
