@@ -336,7 +336,7 @@ fn fuzz(seconds: f64) {
         MOST.load(Relaxed) as f64 / 1e6
     );
     assert!(opened > 0 && opened < executions);
-    assert!(others.iter().all(|[all, met]| *met > 0 && met < all));
+    assert!(others.iter().all(|[all, met]| *all < 100 || (*met > 0 && met < all)));
 }
 
 /// Small models of every family.
@@ -372,7 +372,7 @@ fn other_input(
         }
         _ => {
             let seed = random.next();
-            let request = odd::request(&mut Random(seed));
+            let request = odd::request(model, &mut Random(seed));
             let all = &request.prompts;
             keep("request.txt", &format!("seed {seed}\n{model:?}\n{request:?}\n{all:?}"));
             odd::meet(&request, model)

@@ -7,8 +7,8 @@ use std::path::Path;
 use diffuscope::checkpoint::SchedulerConfig;
 use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::pipeline::{
-    ClipSkip, DepthMap, ImageSizes, InitImage, LowResImage, Request, Sdxl, StableDiffusion,
-    Variation,
+    ClipSkip, DepthMap, ExtraChannels, ImageSizes, InitImage, LowResImage, Request, Sdxl,
+    StableDiffusion, Variation,
 };
 use diffuscope::prompt::{at_step, parse_weights};
 use diffuscope::sampler::{Clip, Plan, Sampler};
@@ -211,7 +211,7 @@ const TEXTS: [&str; 29] = [
 /// A scheduler's file: a common one with some other values, now and then not even JSON.
 pub fn scheduler(random: &mut Random) -> String {
     let mut json = r#"{"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear""#.to_owned();
-    for _ in 0..random.below(8) {
+    for _ in 0..random.below(5) {
         let value = match random.below(8) {
             0 => whole(random).to_string(),
             1 => {
@@ -294,88 +294,132 @@ fn tensor(random: &mut Random, channels: i64) -> Tensor {
     full
 }
 
-/// A request, most of whose parts are usual.
-pub fn request(random: &mut Random) -> Request {
-    let batch = [0, 1, 1, 1, 2, 3][random.below(6)];
-    let names: Vec<&str> = Sampler::names().collect();
-    let mut request = Request::batch((0..batch).map(|_| prompt(random)));
-    request.num_inference_steps =
-        if random.below(3) == 0 { whole(random) as usize } else { 1 + random.below(3) };
-    request.sampler = perhaps(random, |random| {
-        let mut sampler: Sampler = names[random.below(names.len())].parse().unwrap();
-        sampler.options.eta = real(random);
-        sampler.options.deis_order = whole(random) as usize;
-        sampler.options.unipc.order = whole(random) as usize;
-        sampler.options.dpm_solver.order = whole(random) as usize;
-        sampler.options.original_steps = whole(random) as usize;
-        sampler
-    });
-    request.weighted_prompts = random.below(2) == 0;
-    if random.below(4) == 0 {
-        request.negative_prompt = prompt(random);
+/// A request that could be met by a model, with up to three parts that are odd.
+pub fn request(model: &StableDiffusion, random: &mut Random) -> Request {
+    let side = 8 * (1 + random.below(4)) as i64;
+    let plain = |channels| Tensor::zeros([1, channels, side, side], (Kind::Float, Device::Cpu));
+    let mut request = Request::batch(["a cat", "a dog"].iter().take(1 + random.below(2)).copied());
+    request.num_inference_steps = 1 + random.below(3);
+    (request.width, request.height) = (Some(side), Some(side));
+    match model.extra_channels() {
+        Some(ExtraChannels::MaskedImage) => {
+            let mask = Some(plain(1) + 1.);
+            request.init = Some(InitImage { mask, ..InitImage::new(plain(3), 1.) });
+        }
+        Some(ExtraChannels::DepthMap) => {
+            let slope = Tensor::arange(side, (Kind::Float, Device::Cpu));
+            request.depth = Some(DepthMap(slope.expand([1, 1, side, side], false)));
+        }
+        Some(ExtraChannels::LowResImage) => {
+            request.low_res = Some(LowResImage::new(plain(3)));
+            (request.width, request.height) = (None, None);
+        }
+        _ => {}
     }
-    if random.below(6) == 0 {
-        request.clip_skip =
-            ClipSkip { prompt: whole(random) as usize, negative: whole(random) as usize };
+    for _ in 0..random.below(4) {
+        match random.below(3) {
+            0 => change_text(&mut request, random),
+            1 => change_steps(&mut request, random),
+            _ => change_inputs(&mut request, random),
+        }
     }
-    if random.below(3) == 0 {
-        request.guidance = Guidance {
-            interval: perhaps(random, |random| (real(random), real(random))),
-            rescale: if random.below(2) == 0 { 0. } else { real(random) },
-            projection: perhaps(random, |random| Projection {
-                eta: real(random),
-                norm_threshold: real(random),
-                momentum: real(random),
-            }),
-            scales: (0..random.below(4)).map(|_| real(random)).collect(),
-            ..real(random).into()
-        };
-    }
-    request.clip = perhaps(random, |random| match random.below(2) {
-        0 => Clip::Range(real(random)),
-        _ => Clip::Dynamic { ratio: real(random), max: real(random) },
-    });
-    request.seed = whole(random);
-    if random.below(6) == 0 {
-        request.seeds = (0..random.below(4)).map(|_| whole(random)).collect();
-    }
-    request.variation =
-        perhaps(random, |random| Variation { seed: whole(random), weight: real(random) });
-    let side = |random: &mut Random| match random.below(4) {
-        0 => whole(random),
-        _ => 8 * (1 + random.below(4)) as i64,
-    };
-    (request.width, request.height) = (Some(side(random)), Some(side(random)));
-    inputs(&mut request, random);
     request
 }
 
-/// The pictures and sizes of a request.
-fn inputs(request: &mut Request, random: &mut Random) {
-    request.initial_latents = perhaps(random, |random| tensor(random, 4));
-    request.init = perhaps(random, |random| InitImage {
-        image: tensor(random, 3),
-        strength: real(random),
-        mask: perhaps(random, |random| tensor(random, 1)),
-        sample_posterior: random.below(2) == 0,
-    });
-    if request.init.is_some() && random.below(2) == 0 {
-        (request.width, request.height) = (None, None);
+/// One of the parts that say what is drawn.
+fn change_text(request: &mut Request, random: &mut Random) {
+    match random.below(7) {
+        0 => request.prompts = (0..random.below(4)).map(|_| prompt(random)).collect(),
+        1 => request.negative_prompt = prompt(random),
+        2 => {
+            request.prompts = vec![prompt(random)];
+            request.weighted_prompts = true;
+        }
+        3 => {
+            let (prompt, negative) = (whole(random) as usize, whole(random) as usize);
+            request.clip_skip = ClipSkip { prompt, negative };
+        }
+        4 => request.seed = whole(random),
+        5 => request.seeds = (0..random.below(4)).map(|_| whole(random)).collect(),
+        _ => {
+            request.variation = Some(Variation { seed: whole(random), weight: real(random) });
+        }
     }
-    request.depth = perhaps(random, |random| DepthMap(tensor(random, 1)));
-    request.low_res = perhaps(random, |random| LowResImage {
-        image: tensor(random, 3),
-        noise_level: whole(random) as usize,
-    });
-    request.sdxl = perhaps(random, |random| Sdxl {
-        prompts_2: (0..random.below(3)).map(|_| prompt(random)).collect(),
-        negative_prompt_2: perhaps(random, prompt),
-        sizes: perhaps(random, |random| ImageSizes {
-            original_size: (whole(random), whole(random)),
-            crops_coords_top_left: (whole(random), whole(random)),
-            target_size: (whole(random), whole(random)),
-        }),
-    });
+}
+
+/// One of the parts that say how it is drawn.
+fn change_steps(request: &mut Request, random: &mut Random) {
+    match random.below(5) {
+        0 => request.num_inference_steps = whole(random) as usize,
+        1 => {
+            let names: Vec<&str> = Sampler::names().collect();
+            request.sampler = Some(names[random.below(names.len())].parse().unwrap());
+        }
+        2 => {
+            let names: Vec<&str> = Sampler::names().collect();
+            let mut sampler: Sampler = names[random.below(names.len())].parse().unwrap();
+            let options = &mut sampler.options;
+            options.eta = real(random);
+            options.deis_order = whole(random) as usize;
+            options.unipc.order = whole(random) as usize;
+            options.dpm_solver.order = whole(random) as usize;
+            options.original_steps = whole(random) as usize;
+            request.sampler = Some(sampler);
+        }
+        3 => {
+            request.guidance = Guidance {
+                interval: perhaps(random, |random| (real(random), real(random))),
+                rescale: if random.below(2) == 0 { 0. } else { real(random) },
+                projection: perhaps(random, |random| Projection {
+                    eta: real(random),
+                    norm_threshold: real(random),
+                    momentum: real(random),
+                }),
+                scales: (0..random.below(4)).map(|_| real(random)).collect(),
+                ..real(random).into()
+            };
+        }
+        _ => {
+            request.clip = Some(match random.below(2) {
+                0 => Clip::Range(real(random)),
+                _ => Clip::Dynamic { ratio: real(random), max: real(random) },
+            });
+        }
+    }
+}
+
+/// One of the sizes and pictures.
+fn change_inputs(request: &mut Request, random: &mut Random) {
+    match random.below(7) {
+        0 => request.width = perhaps(random, whole),
+        1 => request.height = perhaps(random, whole),
+        2 => request.initial_latents = Some(tensor(random, 4)),
+        3 => {
+            request.init = Some(InitImage {
+                image: tensor(random, 3),
+                strength: real(random),
+                mask: perhaps(random, |random| tensor(random, 1)),
+                sample_posterior: random.below(2) == 0,
+            });
+            (request.width, request.height) = (None, None);
+        }
+        4 => request.depth = Some(DepthMap(tensor(random, 1))),
+        5 => {
+            let noise_level = whole(random) as usize;
+            request.low_res = Some(LowResImage { image: tensor(random, 3), noise_level });
+        }
+        _ => {
+            request.sdxl = Some(Sdxl {
+                prompts_2: (0..random.below(3)).map(|_| prompt(random)).collect(),
+                negative_prompt_2: perhaps(random, prompt),
+                sizes: perhaps(random, |random| ImageSizes {
+                    original_size: (whole(random), whole(random)),
+                    crops_coords_top_left: (whole(random), whole(random)),
+                    target_size: (whole(random), whole(random)),
+                }),
+            });
+        }
+    }
 }
 
 /// Meets a request, where that does not take long; whether a picture came of it.

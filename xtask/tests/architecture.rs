@@ -101,8 +101,14 @@ fn one_file_writes_results() {
 /// Whether code opens files to write to them, its tests left out.
 fn writes(code: &str) -> bool {
     let code = code.split("mod tests {").next().unwrap_or_default();
-    let ways =
-        ["fs::write(", "fs::copy(", "fs::rename(", "File::create", "OpenOptions", "File::options"];
+    let ways = [
+        "fs::write(",
+        "fs::copy(",
+        "fs::rename(",
+        "File::create",
+        "fs::OpenOptions",
+        "File::options",
+    ];
     ways.iter().any(|way| code.contains(way))
 }
 
