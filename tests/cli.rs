@@ -576,36 +576,23 @@ fn numbers_that_nothing_has_room_for_are_refused() {
     }
     let model = model(&folder);
     let draw = ["generate", "a cat", "--steps", "2", "--model", "model"];
-    for (file, key, values, said) in [
-        (
-            "scheduler/scheduler_config.json",
-            "steps_offset",
-            &["9223372036854775808", "18446744073709551615"],
-            "steps_offset",
-        ),
-        (
-            "unet/config.json",
-            "sample_size",
-            &["9223372036854775807", "4611686018427387904"],
-            "sample_size",
-        ),
-        (
-            "vae/config.json",
-            "sample_size",
-            &["9223372036854775807", "-9223372036854775808"],
-            "sample_size",
-        ),
+    for (file, key, value) in [
+        ("scheduler/scheduler_config.json", "steps_offset", "9223372036854775808"),
+        ("unet/config.json", "sample_size", "9223372036854775807"),
+        ("vae/config.json", "sample_size", "-9223372036854775808"),
     ] {
         let whole = fs::read_to_string(model.join(file)).unwrap();
-        for value in values {
-            let mut config: serde_json::Value = serde_json::from_str(&whole).unwrap();
-            config[key] = serde_json::from_str(value).unwrap();
-            fs::write(model.join(file), config.to_string()).unwrap();
-            fails(folder.path(), &draw, said);
-        }
+        let mut config: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        config[key] = serde_json::from_str(value).unwrap();
+        fs::write(model.join(file), config.to_string()).unwrap();
+        fails(folder.path(), &draw, key);
         fs::write(model.join(file), whole).unwrap();
     }
-    fails(folder.path(), &[&draw[..], &["--tile", "9223372036854775800"]].concat(), "tiling");
+    fails(
+        folder.path(),
+        &[&draw[..], &["--tile", "9223372036854775800"]].concat(),
+        "--tile: expected",
+    );
     let nested = "[".repeat(50_000) + &"]".repeat(50_000);
     let round = "(".repeat(50_000);
     for prompt in [&nested, &round] {

@@ -286,7 +286,7 @@ fn tensor(random: &mut Random, channels: i64) -> Tensor {
     let floating = matches!(kind, Kind::Float | Kind::Half | Kind::Double | Kind::BFloat16);
     let value =
         if random.below(4) == 0 && floating { real(random) } else { random.below(2) as f64 };
-    let full = Tensor::full(&shape, value, (kind, Device::Cpu));
+    let full = Tensor::full(&shape, value, (Kind::Double, Device::Cpu)).to_kind(kind);
     // Not the same everywhere.
     if full.numel() > 1 && kind == Kind::Float {
         let _ = full.flatten(0, -1).get(0).fill_(0.25);

@@ -92,8 +92,9 @@ impl ImageInputs {
     pub fn tiling(&self, model: &StableDiffusion) -> Result<Option<Tiling>> {
         let factor = model.vae.config().factor();
         let Some(pixels) = self.tile else { return Ok(None) };
-        if pixels < 4 * factor || pixels % factor != 0 {
-            let expected = format!("a multiple of {factor} from {}", 4 * factor);
+        let most = 1 << 16;
+        if !(4 * factor..=most).contains(&pixels) || pixels % factor != 0 {
+            let expected = format!("a multiple of {factor} from {} to {most}", 4 * factor);
             return Err(Error::argument("--tile", expected, pixels));
         }
         let tile = pixels / factor;
