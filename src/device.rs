@@ -108,6 +108,26 @@ pub(crate) fn cpu_has_bf16() -> bool {
     false
 }
 
+/// Refuses what would surely exhaust a device's memory: a system that runs out kills the program, or another one. Asked
+/// before the memory is taken, by everything whose size a person or a file chooses.
+///
+/// # Errors
+/// More `bytes` than are free, where the system says how many are.
+pub fn check_memory(device: Device, what: impl fmt::Display, bytes: f64) -> Result<()> {
+    // Asking takes longer than so little is worth.
+    if bytes < 64e6 {
+        return Ok(());
+    }
+    match free_memory(device).map(|free| free as f64) {
+        Some(free) if bytes >= free => {
+            let expected = format!("what fits into {:.1} GB, the memory that is free", free / 1e9);
+            let got = format!("what needs about {:.1} GB", bytes / 1e9);
+            Err(Error::argument(what, expected, got))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The bytes of memory that a device has free, where the system says so: the CPU's on Linux.
 pub fn free_memory(device: Device) -> Option<u64> {
     if device != Device::Cpu {
@@ -182,8 +202,14 @@ pub fn pick(choice: Option<&str>) -> Result<Picked> {
             });
         }
     };
-    let refuse = |reason: String| Error::Device { asked: asked.clone(), reason };
-    let device = match asked.to_ascii_lowercase().as_str() {
+    let device = named(&asked, cuda)?;
+    Ok(Picked { device, why })
+}
+
+/// The device of a name, where there is one.
+fn named(asked: &str, cuda: impl FnOnce() -> Cuda) -> Result<Device> {
+    let refuse = |reason: String| Error::Device { asked: asked.to_owned(), reason };
+    Ok(match asked.to_ascii_lowercase().as_str() {
         "cpu" => Device::Cpu,
         "mps" if tch::utils::has_mps() => Device::Mps,
         "mps" => return Err(refuse("this machine has no MPS; use cpu".into())),
@@ -197,7 +223,9 @@ pub fn pick(choice: Option<&str>) -> Result<Picked> {
                 refuse("is not a device; expected cpu, cuda, cuda:N or mps".into())
             })?;
             match cuda() {
-                Cuda::Usable(count) if (index as i64) < count => Device::Cuda(index),
+                Cuda::Usable(count) if i64::try_from(index).is_ok_and(|index| index < count) => {
+                    Device::Cuda(index)
+                }
                 Cuda::Usable(count) => {
                     return Err(refuse(format!("there are {count} GPU(s), numbered from 0")));
                 }
@@ -206,8 +234,7 @@ pub fn pick(choice: Option<&str>) -> Result<Picked> {
                 }
             }
         }
-    };
-    Ok(Picked { device, why })
+    })
 }
 
 #[cfg(test)]
@@ -222,6 +249,29 @@ mod tests {
         }
         assert!(!lacks_nvidia(&format!("libgomp.so.1: {missing}")));
         assert!(!lacks_nvidia("libcudart.so.13: version `libcudart.so.13' not found"));
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_refused_whatever_its_number() {
+        let two = || Cuda::Usable(2);
+        assert_eq!(named("CUDA:1", two).unwrap(), Device::Cuda(1));
+        for name in ["cuda:2", "cuda:9223372036854775808", "cuda:18446744073709551615"] {
+            let said = named(name, two).unwrap_err().to_string();
+            assert!(said.ends_with("there are 2 GPU(s), numbered from 0"), "{said}");
+        }
+        assert!(named("cuda:18446744073709551616", two).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_into_memory_is_refused() {
+        assert!(check_memory(Device::Cpu, "a number", 8.).is_ok());
+        for bytes in [1e18, f64::INFINITY] {
+            let refused = check_memory(Device::Cpu, "all numbers", bytes);
+            let said = refused.map_err(|e| e.to_string());
+            if free_memory(Device::Cpu).is_some() {
+                assert!(said.unwrap_err().starts_with("all numbers: expected what fits into "));
+            }
+        }
     }
 
     #[test]

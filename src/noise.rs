@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use tch::{Device, Kind, Tensor};
 
+use crate::device::check_memory;
 use crate::{Error, Result};
 
 /// tch has only the global generator, so drawing holds this lock.
@@ -20,7 +21,7 @@ fn lock() -> MutexGuard<'static, ()> {
 /// for `g = torch.Generator("cpu").manual_seed(seed)`.
 ///
 /// # Errors
-/// A negative length.
+/// A negative length; more than fits into memory.
 ///
 /// # Examples
 /// ```
@@ -35,11 +36,10 @@ pub fn standard_normal(shape: &[i64], seed: i64) -> Result<Tensor> {
 /// Draws `count` tensors of `shape` one after another from one generator, for a sampler that adds noise at every step.
 ///
 /// # Errors
-/// A negative length.
+/// As [`standard_normal`].
 pub fn standard_normals(shape: &[i64], seed: i64, count: usize) -> Result<Vec<Tensor>> {
-    if shape.iter().any(|&n| n < 0) {
-        return Err(Error::shape("noise", "lengths of 0 or more", shape));
-    }
+    check(shape)?;
+    check_memory(Device::Cpu, NOISE, bytes(shape, count))?;
     let _guard = lock();
     tch::manual_seed(seed);
     (0..count).map(|_| Ok(Tensor::f_randn(shape, (Kind::Float, Device::Cpu))?)).collect()
@@ -49,26 +49,42 @@ pub fn standard_normals(shape: &[i64], seed: i64, count: usize) -> Result<Vec<Te
 /// [seeds, shape...] each. A seed gives the same numbers in a batch and alone.
 ///
 /// # Errors
-/// A negative length; no seed.
+/// As [`standard_normal`]; no seed.
 pub fn normals_of_seeds(seeds: &[i64], shapes: &[Vec<i64>]) -> Result<Vec<Tensor>> {
-    if let Some(shape) = shapes.iter().find(|shape| shape.iter().any(|&n| n < 0)) {
-        return Err(Error::shape("noise", "lengths of 0 or more", shape));
+    if seeds.is_empty() {
+        return Err(Error::argument("seeds", "one or more", "none"));
     }
-    let draw = |&seed: &i64| {
+    shapes.iter().try_for_each(|shape| check(shape))?;
+    let all = shapes.iter().map(|shape| bytes(shape, seeds.len())).sum();
+    check_memory(Device::Cpu, NOISE, all)?;
+    let rows = |rows: usize, shape: &[i64]| [&[rows as i64], shape].concat();
+    let float = (Kind::Float, Device::Cpu);
+    let empty = |shape: &Vec<i64>| Ok(Tensor::f_empty(rows(seeds.len(), shape), float)?);
+    let batches = shapes.iter().map(empty).collect::<Result<Vec<_>>>()?;
+    for (row, &seed) in (0..).zip(seeds) {
         let _guard = lock();
         tch::manual_seed(seed);
-        let one = |shape: &Vec<i64>| {
-            Ok(Tensor::f_randn([&[1], &shape[..]].concat(), (Kind::Float, Device::Cpu))?)
-        };
-        shapes.iter().map(one).collect::<Result<Vec<_>>>()
-    };
-    let each = seeds.iter().map(draw).collect::<Result<Vec<_>>>()?;
-    (0..shapes.len())
-        .map(|i| {
-            let of_shape: Vec<&Tensor> = each.iter().map(|of_seed| &of_seed[i]).collect();
-            Ok(Tensor::f_cat(&of_shape, 0)?)
-        })
-        .collect()
+        for (batch, shape) in batches.iter().zip(shapes) {
+            // Into its place at once: all the noise of a long sampling is large, and is held once.
+            batch.f_narrow(0, row, 1)?.f_copy_(&Tensor::f_randn(rows(1, shape), float)?)?;
+        }
+    }
+    Ok(batches)
+}
+
+const NOISE: &str = "noise";
+
+/// Refuses a shape that no tensor has.
+fn check(shape: &[i64]) -> Result<()> {
+    match shape.iter().all(|&n| n >= 0) {
+        true => Ok(()),
+        false => Err(Error::shape(NOISE, "lengths of 0 or more", shape)),
+    }
+}
+
+/// The bytes of `count` tensors in f32.
+fn bytes(shape: &[i64], count: usize) -> f64 {
+    4. * count as f64 * shape.iter().map(|&n| n as f64).product::<f64>()
 }
 
 /// Spherical interpolation from `a` to `b`, for every sample of a batch: the result between two draws of noise is as long as
@@ -134,6 +150,16 @@ mod tests {
         }
         assert!(alone[0].equal(&standard_normal(&[1, 3, 4, 4], 7)?));
         Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_drawn_is_refused_before_memory_is_taken() {
+        for shape in [&[1 << 40][..], &[1 << 20, 1 << 20, 1 << 20], &[i64::MAX, i64::MAX], &[-1]] {
+            assert!(standard_normal(shape, 0).is_err(), "{shape:?}");
+            assert!(normals_of_seeds(&[0], &[shape.to_vec()]).is_err(), "{shape:?}");
+        }
+        assert!(standard_normals(&[1 << 20], 0, usize::MAX).is_err());
+        assert!(normals_of_seeds(&[], &[vec![1]]).is_err());
     }
 
     #[test]

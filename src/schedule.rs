@@ -333,7 +333,10 @@ pub(crate) fn timesteps_f64(
         return Err(Error::argument("steps", format!("1 to {total}"), n).hint(advice));
     }
     let list: Vec<f64> = match spacing {
-        Spacing::Leading => (0..n).rev().map(|i| (i * (total / n) + steps_offset) as f64).collect(),
+        Spacing::Leading => {
+            let gap = total / n;
+            (0..n).rev().map(|i| (i * gap).saturating_add(steps_offset) as f64).collect()
+        }
         Spacing::Linspace => {
             let gap = if n > 1 { (total - 1) as f64 / (n - 1) as f64 } else { 0. };
             // Rounding may carry the last product past the end.
@@ -413,6 +416,10 @@ mod tests {
         assert!(timesteps(&s, 0, Spacing::Leading, 0).is_err());
         assert!(timesteps(&s, 1001, Spacing::Leading, 0).is_err());
         assert!(timesteps(&s, 1000, Spacing::Leading, 1).is_err());
+        for offset in [1 << 63, usize::MAX] {
+            let said = timesteps(&s, 10, Spacing::Leading, offset).unwrap_err().to_string();
+            assert!(said.starts_with("steps_offset: expected timesteps below 1000"), "{said}");
+        }
         assert!(timesteps(&s, 1000, Spacing::Leading, 0).is_ok());
         assert!(s.alpha_bar(1000).is_err());
         assert!(Schedule::new(BetaSchedule::Linear, 0., 0.02, 10).is_err());

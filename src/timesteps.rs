@@ -34,9 +34,9 @@ impl Timesteps {
     /// The numbers, checked to be one for all or one per sample of a batch: `[1]` or `[batch]`.
     ///
     /// # Errors
-    /// Another count.
+    /// Another count; none at all.
     pub fn for_batch(&self, batch: i64) -> Result<Tensor> {
-        if self.0.numel() != 1 && self.0.size() != [batch] {
+        if self.0.numel() != 1 && (self.0.size() != [batch] || batch == 0) {
             let expected = format!("one number, or [{batch}], one per sample");
             return Err(Error::shape("timestep", expected, &self.0.size()));
         }
@@ -187,6 +187,7 @@ mod tests {
         for none in
             [Timesteps::from(Vec::<i64>::new()), Tensor::zeros([2, 2], tch::kind::INT64_CPU).into()]
         {
+            assert!(none.for_batch(0).is_err());
             assert!(said(none).contains("one number, or one per sample"));
         }
     }

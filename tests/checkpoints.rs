@@ -518,6 +518,16 @@ fn tensors_that_lie_are_refused() {
         let message = refused(&path);
         assert!(message.contains(said), "{shape:?}: {message}");
     }
+    // Sides of which libtorch multiplies the others where one is 0.
+    for shape in
+        ["[4294967296,2147483648,0]", "[9223372036854775808,0]", "[18446744073709551615,0]"]
+    {
+        let header = format!(r#"{{"w":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
+        let length = (header.len() as u64).to_le_bytes();
+        fs::write(&path, [&length[..], header.as_bytes()].concat()).unwrap();
+        let message = refused(&path);
+        assert!(message.contains("no tensor has the shape"), "{shape}: {message}");
+    }
     let elsewhere = Pickle::only("w", |p| p.tensor("FloatStorage", "1", 2, 0, &[2], &[1]));
     fs::write(&path, archive(&elsewhere, &[("0", &two)])).unwrap();
     assert!(refused(&path).contains("has no storage"));
@@ -547,6 +557,16 @@ fn bombs_and_broken_pickles_are_refused_at_once() {
     for _ in 0..1000 {
         sets = sets.global("builtins", "set").op(b'h').op(0).op(0x85).op(b'R').op(b'0');
     }
+    // One view, seven hundred thousand times.
+    let mut views = start_of().global("torch._utils", "_rebuild_tensor_v2").op(b'q').op(0);
+    views
+        .0
+        .extend(b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ");
+    views.0.extend(b"K\0(K\x01K\x01K\x01K\x01t(K\x01K\x01K\x01K\x01t\x89Ntq\x01");
+    views.0.extend(b"h\0h\x01R0".repeat(700_000));
+    // A key of a megabyte, in one dict ten thousand times.
+    let mut keys = [&b"\x80\x02}(X\0\0\x10\0"[..], &[b'k'; 1 << 20], b"q\0N"].concat();
+    keys.extend([&b"h\0N".repeat(10_000)[..], b"u."].concat());
     let itself = start_of().op(b']').op(b'q').op(0).op(b'h').op(0).op(b'a').op(b'.');
     let long = [&[0x80, 2, 0x8b][..], &[255, 255, 255, 255]].concat();
     let text = [&[0x80, 2, 0x8d][..], &[255; 8]].concat();
@@ -558,6 +578,8 @@ fn bombs_and_broken_pickles_are_refused_at_once() {
         ("steps", steps, "instructions"),
         ("laughs", laughs.op(b'.').0, "no dict of tensors"),
         ("sets", sets.op(b'.').0, "too large"),
+        ("views", views.op(b'.').0, "too large"),
+        ("keys", keys, "too large"),
         ("itself", itself.0, "no dict of tensors"),
         ("long", long, "cut off"),
         ("text", text, "cut off"),

@@ -292,6 +292,13 @@ fn what_a_person_should_know_is_said_once() {
     let still = ["generate", "a cat", "--init", cat, "--strength", "0", "--out", "still.png"];
     let ran = works(folder.path(), &still);
     assert_eq!(ran.err.matches("warning: no step is left to take").count(), 1, "{}", ran.err);
+    // One step of which four fifths are asked for is none.
+    let one = ["generate", "a cat", "--init", cat, "--strength", "0.8", "--steps", "1"];
+    let ran = works(folder.path(), &[&one[..], &["--out", "one.png"]].concat());
+    let said = "warning: no step is left to take: 1 step at strength 0.8 is none,";
+    assert_eq!(ran.err.matches(said).count(), 1, "{}", ran.err);
+    let ran = works(folder.path(), &["generate", "a 味", "--steps", "1", "--out", "bytes.png"]);
+    assert!(ran.err.contains("not taught: 味;"), "{}", ran.err);
 }
 
 #[test]
@@ -476,4 +483,162 @@ fn an_interrupted_training_goes_on_where_it_stopped() {
     );
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("interrupted at guidance "), "{said}");
+}
+
+#[test]
+fn seeds_are_those_of_other_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let drawn = |seed: &str, out: &str| {
+        works(folder.path(), &["generate", "a cat", "--steps", "1", "--seed", seed, "--out", out]);
+        let said = read_png_text(at(out)).unwrap();
+        assert!(said.contains(&("seed".into(), seed.into())), "{said:?}");
+        read(at(out), 64, 64).unwrap()
+    };
+    // Two's complement, as torch takes it.
+    for (large, negative) in
+        [("18446744073709551615", "-1"), ("9223372036854775808", "-9223372036854775808")]
+    {
+        assert!(drawn(large, "a.png").equal(&drawn(negative, "b.png")), "{large}");
+    }
+    let two = ["generate", "a cat", "--steps", "1", "--count", "2", "--seed"];
+    for (seed, both) in [
+        ("18446744073709551615", "18446744073709551615, 0"),
+        ("9223372036854775807", "9223372036854775807, 9223372036854775808"),
+        ("-1", "-1, 0"),
+    ] {
+        let last = ["--variation", "18446744073709551615,0.5", "--out", "two.png"];
+        works(folder.path(), &[&two[..], &[seed], &last].concat());
+        let said = read_png_text(at("two.png")).unwrap();
+        assert!(said.contains(&("seeds".into(), both.into())), "{said:?}");
+    }
+    for seed in ["18446744073709551616", "-9223372036854775809", "1e3", ""] {
+        fails(folder.path(), &[&two[..], &[seed]].concat(), "from -2^63 to 2^64 - 1");
+    }
+    works(folder.path(), &["scenes", "--count", "2", "--seed", "-1", "--out", "s"]);
+    let eval = ["eval", "--count", "51", "--steps", "1", "--guidance", "1", "--out", "e"];
+    works(folder.path(), &[&eval[..], &["--seed", "9223372036854775807"]].concat());
+}
+
+#[test]
+fn files_of_one_call_have_places_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("t.safetensors"), "another program's").unwrap();
+    for (args, said) in [
+        (&["--trace", "a.png", "--out", "a.png"][..], "--trace: expected F.safetensors, got a.png"),
+        (&["--trace", "b.PNG"], "--trace: expected F.safetensors"),
+        (&["--trace", "x", "--out", "x"], "--trace: expected a file of its own"),
+        (&["--trace", "./t.safetensors", "--model", "t.safetensors"], "a file of its own"),
+        (&["--trace", "t.safetensors", "--lora", "t.safetensors:0.5"], "a file of its own"),
+        (&["--trace", "t.safetensors", "--initial-latents", "./t.safetensors"], "of its own"),
+        (&["--out", "missing/x.png"], "missing/x.png: there is no folder missing; make it first"),
+        (&["--trace", "missing/x"], "missing/x: there is no folder missing; make it first"),
+        (&["--out", "t.safetensors/x.png"], "t.safetensors is not a folder"),
+    ] {
+        fails(folder.path(), &[&["generate", "a cat"], args].concat(), said);
+    }
+}
+
+/// No run takes the name that another one is about to write to.
+#[test]
+fn runs_at_the_same_time_lose_no_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |seed: &u32| {
+        Command::new(env!("CARGO_BIN_EXE_diffuscope"))
+            .args(["generate", "a cat", "--steps", "2", "--seed", &seed.to_string()])
+            .current_dir(folder.path())
+            .env("DIFFUSCOPE_DEVICE", "cpu")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let runs: Vec<_> = [1, 2, 3].iter().map(run).collect();
+    let mut seeds = Vec::new();
+    for run in runs {
+        let said = String::from_utf8(run.wait_with_output().unwrap().stdout).unwrap();
+        let texts = read_png_text(folder.path().join(said.trim())).unwrap();
+        seeds.extend(texts.into_iter().filter(|(key, _)| key == "seed").map(|(_, seed)| seed));
+    }
+    assert_eq!(seeds, ["1", "2", "3"]);
+    assert_eq!(names(folder.path()).len(), 3);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_need_not_be_text_and_files_have_the_permissions_of_any_other() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join(OsStr::from_bytes(b"mod\xffel"));
+    copy(&tiny_folder(), &odd);
+    let program = |command: &str, out: &OsStr| {
+        let ran = Command::new("sh")
+            .args(["-c", &format!("umask 027; exec \"$0\" {command}")])
+            .args([OsStr::new(env!("CARGO_BIN_EXE_diffuscope")), odd.as_os_str(), out])
+            .current_dir(folder.path())
+            .env("DIFFUSCOPE_DEVICE", "cpu")
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    let picture = OsStr::from_bytes(b"\xfe.png");
+    program("generate cat --steps 1 --model \"$1\" --out \"$2\" --trace t.safetensors", picture);
+    for name in [picture, OsStr::new("t.safetensors")] {
+        let mode = folder.path().join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640, "{name:?}");
+    }
+    let report = program("inspect --json \"$1\"", picture);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["path"].as_str().unwrap().ends_with("mod\u{fffd}el"), "{report}");
+}
+
+#[test]
+fn numbers_that_nothing_has_room_for_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let train = ["train", "vae", "--steps", "1", "--out", "v"];
+    let long = "9223372036854775807";
+    for (args, said) in [
+        (&["--scenes", "100000000000"][..], "--scenes: expected 1 to 10000000, got 100000000000"),
+        (&["--scenes", "10000000", "--size", "1024"], "memory that is free"),
+        (&["--size", "18446744073709551615"], "16 to 1024 pixels"),
+        (&["--scenes", "1", "--size", "16", "--batch", long], "batch: expected 1 to 65536"),
+        (&["--scenes", "1", "--size", "16", "--workers", long], "workers: expected 1 to 1024"),
+        (&["--scenes", "1", "--size", "16", "--groups", "0"], "norm_num_groups"),
+        (&["--scenes", "1", "--size", "16", "--checkpoint-minutes", "nan"], "--checkpoint-minutes"),
+        (&["--scenes", "1", "--size", "16", "--ema", "nan"], "the average's decay"),
+    ] {
+        fails(folder.path(), &[&train[..], args].concat(), said);
+    }
+    let model = model(&folder);
+    let draw = ["generate", "a cat", "--steps", "2", "--model", "model"];
+    for (file, key, value) in [
+        ("scheduler/scheduler_config.json", "steps_offset", "9223372036854775808"),
+        ("unet/config.json", "sample_size", "9223372036854775807"),
+        ("vae/config.json", "sample_size", "-9223372036854775808"),
+    ] {
+        let whole = fs::read_to_string(model.join(file)).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        config[key] = serde_json::from_str(value).unwrap();
+        fs::write(model.join(file), config.to_string()).unwrap();
+        fails(folder.path(), &draw, key);
+        fs::write(model.join(file), whole).unwrap();
+    }
+    fails(
+        folder.path(),
+        &[&draw[..], &["--tile", "9223372036854775800"]].concat(),
+        "--tile: expected",
+    );
+    let nested = "[".repeat(50_000) + &"]".repeat(50_000);
+    let round = "(".repeat(50_000);
+    for prompt in [&nested, &round] {
+        let args = ["generate", prompt, "--weighted", "--steps", "1"];
+        fails(folder.path(), &args, "at most 64 brackets inside one another");
+    }
+    // Without --weighted they are text.
+    works(folder.path(), &["generate", &nested, "--steps", "1", "--out", "a.png"]);
+    assert!(path("a.png").is_file());
 }

@@ -1,4 +1,5 @@
-//! Files of weights, damaged in every way that a generator comes upon: reading them may fail, and nothing else.
+//! Files of weights, damaged in every way that a generator comes upon; prompts, scheduler configurations and requests
+//! that nobody would write: reading them may fail, and nothing else.
 //!
 //!     DIFFUSCOPE_FUZZ_SECONDS=1800 cargo test --release --test fuzz -- --ignored --nocapture
 //!
@@ -6,9 +7,10 @@
 //! knows the formats instead: it damages the pickle inside an archive and the header before the tensors and puts
 //! the rest right again, so that a reader's outer checks do not shield its inner ones. `DIFFUSCOPE_FUZZ_SEED`
 //! chooses another sequence. A panic, an execution of more than 20 seconds or 1 GiB of allocations ends it and
-//! keeps the file.
+//! keeps the input.
 
 mod golden;
+mod odd;
 mod torch;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -53,7 +55,7 @@ static BEGAN: AtomicU64 = AtomicU64::new(u64::MAX);
 
 fn give_up(why: &str) -> ! {
     HELD.store(0, Relaxed);
-    eprintln!("execution {}: {why}; its file is {KEPT}", EXECUTION.load(Relaxed));
+    eprintln!("execution {}: {why}; its input is {KEPT}", EXECUTION.load(Relaxed));
     std::process::abort();
 }
 
@@ -248,7 +250,7 @@ fn execute(path: &Path, model: &mut StableDiffusion) -> bool {
     true
 }
 
-const KEPT: &str = "fuzz.ckpt in the folder that is named at the start";
+const KEPT: &str = "in the folder that is named at the start";
 
 fn fuzz(seconds: f64) {
     let golden = golden::path("checkpoint");
@@ -275,6 +277,10 @@ fn fuzz(seconds: f64) {
     let whole = Lora::open(&path).and_then(|lora| model.set_loras(&[(lora, 1.)]));
     whole.expect("low-rank changes that are well");
 
+    let models: Vec<StableDiffusion> = FAMILIES
+        .iter()
+        .map(|name| StableDiffusion::open(golden::path(name), Kind::Float, Device::Cpu).unwrap())
+        .collect();
     let start = Instant::now();
     let now = move || start.elapsed().as_millis() as u64;
     std::thread::spawn(move || {
@@ -286,7 +292,19 @@ fn fuzz(seconds: f64) {
         }
     });
     let (mut executions, mut opened) = (0u64, 0u64);
+    // Of prompts, configurations and requests: how many there were, and how many of them could be met.
+    let mut others = [[0u64; 2]; 3];
     while start.elapsed().as_secs_f64() < seconds {
+        let kind = random.below(6);
+        if kind < 3 {
+            BEGAN.store(now(), Relaxed);
+            let met = other_input(kind, &models, &folder, &mut random);
+            BEGAN.store(u64::MAX, Relaxed);
+            others[kind][0] += 1;
+            others[kind][1] += u64::from(met);
+            EXECUTION.fetch_add(1, Relaxed);
+            continue;
+        }
         // The large ones seldom: most of what goes wrong fits into a small file.
         let large = random.below(200) == 0;
         let i = if large { few + random.below(seeds.len() - few) } else { random.below(few) };
@@ -302,18 +320,64 @@ fn fuzz(seconds: f64) {
             damage(&mut bytes, other, &mut random);
         }
         std::fs::write(&path, &bytes).unwrap();
-        EXECUTION.store(executions, Relaxed);
+        EXECUTION.fetch_add(1, Relaxed);
         BEGAN.store(now(), Relaxed);
         opened += u64::from(execute(&path, &mut model));
         BEGAN.store(u64::MAX, Relaxed);
         executions += 1;
     }
     std::fs::remove_dir_all(&folder).unwrap();
+    for (name, [all, met]) in ["prompts", "scheduler configurations", "requests"].iter().zip(others)
+    {
+        println!("{all} {name}, {met} of them met");
+    }
     println!(
-        "{executions} executions in {seconds} s, {opened} of them opened, at most {:.0} MB allocated at once",
+        "{executions} files in {seconds} s, {opened} of them opened, at most {:.0} MB allocated at once",
         MOST.load(Relaxed) as f64 / 1e6
     );
     assert!(opened > 0 && opened < executions);
+    assert!(others.iter().all(|[all, met]| *all < 100 || (*met > 0 && met < all)));
+}
+
+/// Small models of every family.
+const FAMILIES: [&str; 7] = [
+    "pipeline/sd1",
+    "pipeline/sd2",
+    "families/sdxl",
+    "families/lcm",
+    "families/inpainting",
+    "families/depth",
+    "families/upscaler",
+];
+
+/// A prompt, a scheduler's configuration or a request; whether it could be met.
+fn other_input(
+    kind: usize,
+    models: &[StableDiffusion],
+    folder: &Path,
+    random: &mut Random,
+) -> bool {
+    let model = &models[random.below(models.len())];
+    let keep = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    match kind {
+        0 => {
+            let prompt = odd::prompt(random);
+            keep("prompt.txt", &prompt);
+            odd::read_prompt(&prompt, model, random)
+        }
+        1 => {
+            let path = folder.join("scheduler_config.json");
+            keep("scheduler_config.json", &odd::scheduler(random));
+            odd::plan_with(&path, random)
+        }
+        _ => {
+            let seed = random.next();
+            let request = odd::request(model, &mut Random(seed));
+            let all = &request.prompts;
+            keep("request.txt", &format!("seed {seed}\n{model:?}\n{request:?}\n{all:?}"));
+            odd::meet(&request, model)
+        }
+    }
 }
 
 #[test]

@@ -593,3 +593,14 @@ fn python_finds_what_was_fetched_and_the_reverse() -> Result<()> {
     println!("huggingface_hub {version}");
     Ok(())
 }
+
+/// Lengths are numbers from elsewhere: two of them may not even add up.
+#[test]
+fn lengths_that_no_file_has_are_refused() {
+    let place = place();
+    for size in [usize::MAX, usize::MAX / 2 + 1, 1 << 41] {
+        place.server.state().size = Some(size);
+        place.fails("some/model", &[&format!("it cannot be {size} bytes long")]);
+    }
+    assert!(place.blobs().iter().all(|name| !name.ends_with(".incomplete")));
+}

@@ -48,3 +48,30 @@ fn ids_of_transformers() -> Result<()> {
     assert!(matches!(Tokenizer::open("/nowhere"), Err(Error::Tokenizer(_))));
     Ok(())
 }
+
+#[test]
+fn texts_are_shown_as_they_were_written() -> Result<()> {
+    let clip = Tokenizer::clip("<|endoftext|>")?;
+    let words = clip.words("a 味 CAFE\u{301}, naïve \u{1f600}\u{1f600}")?;
+    let said: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
+    assert_eq!(said, ["a", "味", "CAFE\u{301}", ",", "naïve", "\u{1f600}\u{1f600}"]);
+    // Its bytes are ids of their own, and are read as what they are.
+    let tokens: Vec<String> = words[1].1.iter().map(|&id| clip.token(id)).collect();
+    assert_eq!(tokens.concat(), "<e5><91><b3></w>");
+    assert_eq!(clip.encode("Café")?.tokens[1..3].concat(), "café</w><|endoftext|>");
+
+    let cats = "Cat ".repeat(74);
+    for rest in ["味 und Größe", "don't  stop,\nE\u{301}tude"] {
+        let encoding = clip.encode(&format!("{cats}{rest}  "))?;
+        let (text, cut) = (encoding.text.as_str(), encoding.cut.clone().unwrap());
+        assert!(
+            rest.ends_with(&cut) && (text.to_owned() + &cut).trim_end().ends_with(rest),
+            "{cut}"
+        );
+        let shown = format!("{encoding:?}");
+        assert!(shown.contains("Cat Cat") && !shown.contains('Ã'), "{shown}");
+    }
+    assert_eq!(clip.encode(&format!("{cats}味 und Größe"))?.cut.unwrap(), "味 und Größe");
+    assert_eq!(clip.encode(&cats)?.cut, None);
+    Ok(())
+}

@@ -3,7 +3,7 @@
 mod golden;
 
 use diffuscope::Result;
-use diffuscope::models::unet::{Conditions, UNet, guidance_embedding};
+use diffuscope::models::unet::{Conditions, UNet, guidance_embedding, timestep_embedding};
 use golden::Worst;
 use tch::{Device, Kind, Tensor};
 
@@ -110,6 +110,25 @@ fn a_condition_that_is_missing_or_not_used_is_named() -> Result<()> {
     conditions.channels = zeros(&[2, 1, 8, 7]);
     let message = unet.forward(&sample, &timestep, conditions).unwrap_err().to_string();
     assert!(message.starts_with("channels: expected the shape [2, c, 8, 6]"), "{message}");
-    assert_eq!(guidance_embedding(&[7.5, 1.], 6).size(), [2, 6]);
+    assert_eq!(guidance_embedding(&[7.5, 1.], 6)?.size(), [2, 6]);
+    Ok(())
+}
+
+#[test]
+fn timesteps_that_cannot_be_embedded_are_refused() -> Result<()> {
+    let (one, list) = (Tensor::from(7i64), Tensor::from_slice(&[7i64]));
+    assert!(timestep_embedding(&one, 6, true, 0.)?.equal(&timestep_embedding(&list, 6, true, 0.)?));
+    let none = Tensor::from_slice(&[0i64; 0]);
+    assert_eq!(timestep_embedding(&none, 6, true, 0.)?.size(), [0, 6]);
+    assert!(timestep_embedding(&list.unsqueeze(0), 6, true, 0.).is_err());
+    for (width, shift) in [(-2, 0.), (0, 0.), (1, 0.), (i64::MAX, 0.), (6, 3.), (6, f64::NAN)] {
+        assert!(timestep_embedding(&list, width, true, shift).is_err(), "{width}, {shift}");
+    }
+    let (_, folder) = golden::folders("unet").into_iter().find(|(name, _)| name == "sd1").unwrap();
+    let (unet, numbers) =
+        (UNet::open(&folder, Kind::Float, Device::Cpu)?, golden::numbers(&folder));
+    let (sample, context) = (numbers.tensor("sample")?, numbers.tensor("context")?);
+    assert!(unet.forward(&sample, Vec::<i64>::new(), &context).is_err());
+    assert!(unet.forward(&sample, &one, &context)?.equal(&unet.forward(&sample, 7, &context)?));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tch::Kind;
@@ -19,6 +19,7 @@ pub struct NetworkReport {
     /// Its name in a diffusers folder.
     pub name: String,
     /// The files that hold its tensors.
+    #[serde(serialize_with = "all_shown")]
     pub files: Vec<PathBuf>,
     /// How many tensors the files hold for it.
     pub tensors: usize,
@@ -53,6 +54,7 @@ impl fmt::Debug for NetworkReport {
 #[derive(Clone, Serialize)]
 pub struct Report {
     /// The folder or file.
+    #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// What it is.
     pub family: String,
@@ -177,6 +179,15 @@ fn network(name: &str, network: &StoredNetwork) -> NetworkReport {
         report.unused.clear();
     }
     report
+}
+
+/// A path as it is shown: JSON has no bytes that are not UTF-8.
+fn shown<S: serde::Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
+}
+
+fn all_shown<S: serde::Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(paths.iter().map(|path| path.display().to_string()))
 }
 
 fn dtype_name(kind: Kind) -> String {

@@ -33,7 +33,7 @@ pub(super) fn conditions(
     }
     if let Some(width) = config.time_cond_proj_dim {
         let scales = vec![request.guidance.scale; batch];
-        conditions.timestep_cond = Some(guidance_embedding(&scales, width));
+        conditions.timestep_cond = Some(guidance_embedding(&scales, width)?);
     }
     if config.num_class_embeds.is_some() {
         let level = request.low_res.as_ref().map_or(NOISE_LEVEL, |low_res| low_res.noise_level);

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use super::plan::plan;
 use super::prepare::prepare;
+use super::size::check_trace;
 use super::{Generation, Prepared, Request, StableDiffusion, Trace};
 use crate::Result;
 use crate::cores::SharedCores;
@@ -39,10 +40,25 @@ impl StableDiffusion {
     /// # Errors
     /// A request that cannot be met.
     pub fn trace(&self, request: &Request) -> Result<Trace> {
+        self.trace_with(request, |_| ControlFlow::Continue(()))
+    }
+
+    /// The same; `each` is called with every step and may break: the trace then ends there.
+    ///
+    /// # Errors
+    /// A request that cannot be met, or whose trace would not fit into memory.
+    pub fn trace_with(
+        &self,
+        request: &Request,
+        mut each: impl FnMut(&SamplingStep) -> ControlFlow<()>,
+    ) -> Result<Trace> {
+        let prepared = self.prepare(request)?;
+        check_trace(&prepared.plan, &prepared.x_t)?;
         let mut steps = Vec::new();
-        let generation = self.generate_with(request, |step| {
+        let generation = self.run(&prepared, |step| {
+            let flow = each(&step);
             steps.push(step);
-            ControlFlow::Continue(())
+            flow
         })?;
         Trace::new(&steps, generation)
     }

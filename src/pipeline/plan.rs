@@ -25,6 +25,6 @@ pub(super) fn plan(model: &StableDiffusion, request: &Request) -> Result<Plan> {
         settings.timesteps = Some(list);
         return Plan::new(sampler, &model.schedule, steps, &settings);
     }
-    let skipped = steps - (steps as f64 * strength) as usize;
+    let skipped = steps.saturating_sub((steps as f64 * strength) as usize);
     Plan::starting_at(sampler, &model.schedule, steps, &settings, skipped)
 }

@@ -54,8 +54,8 @@ impl fmt::Debug for Prepared<'_> {
 pub(super) fn prepare<'a>(model: &'a StableDiffusion, request: &Request) -> Result<Prepared<'a>> {
     check(model, request)?;
     let plan = plan(model, request)?;
+    let shape = latent_shape(model, request, &plan)?;
     let texts = texts(model, request, &plan)?;
-    let shape = latent_shape(model, request)?;
     let noise = draw_noise(model, request, &plan, &shape)?;
     let x_0 = init_latents(model, request, &noise)?;
     let x_t = first_sample(request, &plan, x_0.as_ref(), &noise)?;

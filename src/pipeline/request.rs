@@ -40,7 +40,8 @@ pub struct Request {
     pub guidance: Guidance,
     /// Keeps the predicted picture within a range, in place of what the checkpoint says.
     pub clip: Option<Clip>,
-    /// The first picture's seed; the next picture has the next one.
+    /// The first picture's seed; the next picture has the next one. A seed from 2^63 on, as some programs write them, is
+    /// `seed as i64`: torch takes the same 64 bits.
     pub seed: i64,
     /// Every picture's seed; empty for `seed` and the ones after it.
     pub seeds: Vec<i64>,

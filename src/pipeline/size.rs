@@ -1,8 +1,11 @@
 //! How large a picture is, and whether it fits into memory.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
+use super::text::changes;
 use super::{Request, StableDiffusion};
+use crate::device;
+use crate::sampler::Plan;
 use crate::{Error, Result};
 
 impl StableDiffusion {
@@ -28,7 +31,11 @@ impl StableDiffusion {
 }
 
 /// The shape of one picture's latents: that of the picture that is given, or else of the size that is asked for.
-pub(super) fn latent_shape(model: &StableDiffusion, request: &Request) -> Result<Vec<i64>> {
+pub(super) fn latent_shape(
+    model: &StableDiffusion,
+    request: &Request,
+    plan: &Plan,
+) -> Result<Vec<i64>> {
     let (factor, batch) = (model.vae.config().factor(), request.prompts.len() as i64);
     let fits = |what: &str, x: &Tensor, channels: i64| {
         let size = x.size();
@@ -65,29 +72,79 @@ pub(super) fn latent_shape(model: &StableDiffusion, request: &Request) -> Result
     if let Some(depth) = &request.depth {
         fits("depth", &depth.0, 1)?;
     }
-    check_memory(model, request.prompts.len(), width, height)?;
+    check_memory(model, request, plan, width, height)?;
     Ok(vec![model.vae.config().latent_channels, height / factor, width / factor])
 }
 
-/// Refuses what would surely exhaust the memory: a system that runs out kills the program, or another one. Counts the
-/// activations of the widest layers in f32.
-fn check_memory(model: &StableDiffusion, batch: usize, width: i64, height: i64) -> Result<()> {
-    let Some(free) = crate::device::free_memory(model.device) else { return Ok(()) };
+/// Refuses what would surely exhaust the memory. Counts the activations of the widest layers in f32, and what is held
+/// beside them until the end: noise, texts and pictures, which are on the CPU whatever the device.
+fn check_memory(
+    model: &StableDiffusion,
+    request: &Request,
+    plan: &Plan,
+    width: i64,
+    height: i64,
+) -> Result<()> {
     let widest = |channels: &[i64]| channels.first().copied().unwrap_or(0) as f64;
-    let pixels = batch as f64 * width as f64 * height as f64;
+    let batch = request.prompts.len() as f64;
+    let pixels = batch * width as f64 * height as f64;
     let cells = pixels / (model.vae.config().factor() as f64).powi(2);
     let tile = model.tiling.map_or(f64::INFINITY, |t| t.tile as f64).powi(2);
-    let at_once = pixels.min(batch as f64 * tile * pixels / cells);
+    let at_once = pixels.min(batch * tile * pixels / cells);
     let vae = at_once * widest(&model.vae.config().block_out_channels) * 6.;
     let unet = 2. * cells * widest(&model.unet.config().block_out_channels) * 6.;
-    let (needed, free) = (4. * vae.max(unet) / 1e9, free as f64 / 1e9);
-    if needed < free {
-        return Ok(());
+    let noises = 2 + if plan.sampler.is_stochastic() { plan.steps.len() } else { 0 };
+    let contexts = 2. * (1 + changes(request, plan)?.len()) as f64;
+    let text = batch * 77. * model.unet.config().cross_attention_dim as f64;
+    let latents = cells * model.vae.config().latent_channels as f64;
+    let kept = noises as f64 * latents + contexts * text + 3. * pixels;
+    let what = format!("{batch} pictures of {width}×{height}");
+    let few =
+        |error: Error| error.hint("draw fewer or smaller pictures at once, or take fewer steps");
+    if model.device == Device::Cpu {
+        return device::check_memory(Device::Cpu, what, 4. * (vae.max(unet) + kept)).map_err(few);
     }
-    Err(Error::argument(
-        "the pictures",
-        format!("a size and number that fit into {free:.1} GB, the memory that is free"),
-        format!("{batch} of {width}×{height}, which need about {needed:.1} GB"),
-    )
-    .hint("draw fewer or smaller pictures at once"))
+    device::check_memory(model.device, &what, 4. * vae.max(unet)).map_err(few)?;
+    device::check_memory(Device::Cpu, &what, 4. * kept).map_err(few)
+}
+
+/// Refuses a trace that would exhaust the memory: the tensors of every step, and then all of them once more in a row.
+pub(super) fn check_trace(plan: &Plan, latents: &Tensor) -> Result<()> {
+    let (steps, numel) = (plan.steps.len(), latents.numel());
+    let bytes = 4. * 2. * (OF_A_STEP * steps) as f64 * numel as f64;
+    let checked = device::check_memory(Device::Cpu, format!("a trace of {steps} steps"), bytes);
+    checked.map_err(|error| error.hint("trace fewer or smaller pictures, or fewer steps"))
+}
+
+/// The tensors that a step records: samples, outputs and predictions.
+const OF_A_STEP: usize = 7;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::vae::Tiling;
+
+    #[test]
+    fn what_is_held_until_the_end_is_counted_before_it_is_drawn() -> Result<()> {
+        let Some(free) = device::free_memory(Device::Cpu) else { return Ok(()) };
+        let mut model = StableDiffusion::tiny()?;
+        model.tiling = Some(Tiling { tile: 4, overlap: 1 });
+        // Their noise for one step fits, that for a thousand does not.
+        let many = Request {
+            sampler: Some("ddpm".parse()?),
+            num_inference_steps: 1000,
+            ..Request::batch(vec!["a cat"; (free / 2_000_000) as usize])
+        };
+        let said = model.prepare(&many).map(|_| ()).unwrap_err().to_string();
+        assert!(said.contains("memory that is free") && said.contains("fewer steps"), "{said}");
+        let fewer = Request { num_inference_steps: 1, ..many };
+        latent_shape(&model, &fewer, &model.plan(&fewer)?)?;
+
+        let plan = model.plan(&Request { num_inference_steps: 1000, ..Request::new("a cat") })?;
+        let latents = Tensor::zeros([1], tch::kind::FLOAT_CPU).expand([1 << 40], false);
+        assert!(
+            check_trace(&plan, &latents).is_err() && check_trace(&plan, &latents.get(0)).is_ok()
+        );
+        Ok(())
+    }
 }

@@ -85,21 +85,34 @@ fn later_contexts(
     plan: &Plan,
 ) -> Result<Vec<(usize, (Tensor, Tensor))>> {
     let mut later = Vec::new();
-    if !request.weighted_prompts {
-        return Ok(later);
-    }
-    let prompts_2 = request.sdxl.iter().flat_map(|sdxl| &sdxl.prompts_2);
-    let all: Vec<&String> =
-        request.prompts.iter().chain(prompts_2).chain([&request.negative_prompt]).collect();
-    let at = |i: usize| -> Vec<String> {
-        let (step, steps) = (plan.step_of(i), plan.num_inference_steps);
-        all.iter().map(|prompt| at_step(prompt, step, steps)).collect()
-    };
-    for i in (1..plan.steps.len()).filter(|&i| at(i) != at(i - 1)) {
+    for i in changes(request, plan)? {
         let (uncond, cond) = texts_at(model, request, plan.step_of(i), plan.num_inference_steps)?;
         later.push((i, (uncond.context, cond.context)));
     }
     Ok(later)
+}
+
+/// The evaluations at which a prompt of a request is another than before.
+pub(super) fn changes(request: &Request, plan: &Plan) -> Result<Vec<usize>> {
+    if !request.weighted_prompts {
+        return Ok(Vec::new());
+    }
+    let prompts_2 = request.sdxl.iter().flat_map(|sdxl| &sdxl.prompts_2);
+    let all: Vec<&String> =
+        request.prompts.iter().chain(prompts_2).chain([&request.negative_prompt]).collect();
+    let at = |i: usize| -> Result<Vec<String>> {
+        let (step, steps) = (plan.step_of(i), plan.num_inference_steps);
+        all.iter().map(|prompt| at_step(prompt, step, steps)).collect()
+    };
+    let (mut before, mut changes) = (at(0)?, Vec::new());
+    for i in 1..plan.steps.len() {
+        let now = at(i)?;
+        if now != before {
+            changes.push(i);
+            before = now;
+        }
+    }
+    Ok(changes)
 }
 
 /// The texts that hold at step `i` of `steps`: without the prompts and with them.
@@ -114,7 +127,7 @@ fn texts_at(
     let one = |prompt: &str, prompt_2: &str, clip_skip: usize| match request.weighted_prompts {
         false => model.encode_text(prompt, prompt_2, clip_skip),
         true => {
-            let [first, second] = [prompt, prompt_2].map(|prompt| at_step(prompt, i, steps));
+            let (first, second) = (at_step(prompt, i, steps)?, at_step(prompt_2, i, steps)?);
             model.encode_weighted_text(&first, &second, clip_skip)
         }
     };
@@ -209,7 +222,7 @@ impl StableDiffusion {
     /// context of its tokens is made stronger or weaker. What does not fit into 75 tokens is left out.
     ///
     /// # Errors
-    /// As [`StableDiffusion::encode_text`]; a weight that is not finite.
+    /// As [`StableDiffusion::encode_text`] and [`parse_weights`].
     pub fn encode_weighted_text(
         &self,
         prompt: &str,

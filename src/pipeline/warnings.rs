@@ -20,9 +20,11 @@ impl StableDiffusion {
         let steps = request.num_inference_steps;
         if self.plan(request)?.steps.is_empty() {
             let strength = request.init.as_ref().map_or(0., |init| init.strength);
+            let asked = if steps == 1 { "1 step" } else { &format!("{steps} steps") };
+            let are = if steps == 1 { "is" } else { "are" };
             warnings.push(format!(
-                "no step is left to take: {steps} steps at strength {strength} are none, so the picture was only \
-                 encoded and decoded"
+                "no step is left to take: {asked} at strength {strength} {are} none, so the picture was only encoded \
+                 and decoded"
             ));
         }
         let (mut unknown, mut cut) = (Vec::new(), Vec::new());
@@ -77,7 +79,7 @@ fn texts(request: &Request) -> Result<Vec<String>> {
     for text in all {
         let read = match request.weighted_prompts {
             false => vec![text.clone()],
-            true => (0..steps).map(|i| plain(&at_step(text, i, steps))).collect::<Result<_>>()?,
+            true => (0..steps).map(|i| plain(&at_step(text, i, steps)?)).collect::<Result<_>>()?,
         };
         for text in read {
             if !texts.contains(&text) {

@@ -57,7 +57,7 @@ pub fn lcm_step(
 /// `strength` is the share of the teacher's timesteps, counted from the cleanest, that is left.
 ///
 /// # Errors
-/// More steps than there are left of the teacher's.
+/// More steps than there are left of the teacher's; a strength outside [0, 1].
 pub fn lcm_timesteps(
     s: &Schedule,
     n: usize,
@@ -67,6 +67,9 @@ pub fn lcm_timesteps(
     let total = s.num_train_timesteps();
     if !(1..=total).contains(&original_steps) {
         return Err(Error::argument("original steps", format!("1 to {total}"), original_steps));
+    }
+    if !(0. ..=1.).contains(&strength) {
+        return Err(Error::argument("strength", "0 to 1", strength));
     }
     let left = (original_steps as f64 * strength) as usize;
     if !(1..=left.min(original_steps)).contains(&n) {
@@ -119,5 +122,8 @@ mod tests {
         let of_picture = |n, strength| lcm_timesteps(&s, n, 50, strength);
         assert_eq!(of_picture(4, 0.5).unwrap(), [499, 379, 259, 139]);
         assert!(of_picture(4, 0.07).is_err() && of_picture(1, 0.).is_err());
+        for strength in [1.1, f64::INFINITY, f64::NAN, -1.] {
+            assert!(of_picture(4, strength).is_err());
+        }
     }
 }

@@ -10,6 +10,9 @@ use crate::schedule::Spacing;
 use crate::short::Few;
 use crate::{Error, Result};
 
+/// The largest bound of a predicted picture: the largest number of f16, which no other dtype lacks.
+const LARGEST: f64 = 65504.;
+
 /// How the predicted picture is kept within its range.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Clip {
@@ -33,6 +36,9 @@ impl Clip {
         Ok(match self {
             Self::Off => x_0,
             Self::Range(range) => x_0.clamp(-range, range),
+            Self::Dynamic { .. } if x_0.dim() < 2 => {
+                return Err(Error::shape("x_0", "[B, ...]", &x_0.size()));
+            }
             Self::Dynamic { ratio, max } => {
                 let wide = if x_0.kind() == Kind::Double { Kind::Double } else { Kind::Float };
                 let magnitudes = x_0.to_kind(wide).abs().flatten(1, -1);
@@ -48,10 +54,14 @@ impl Clip {
     pub(super) fn check(self) -> Result<()> {
         let good = match self {
             Self::Off => true,
-            Self::Range(range) => range > 0. && range.is_finite(),
-            Self::Dynamic { ratio, max } => (0. ..=1.).contains(&ratio) && max >= 1.,
+            Self::Range(range) => range > 0. && range <= LARGEST,
+            Self::Dynamic { ratio, max } => {
+                (0. ..=1.).contains(&ratio) && (1. ..=LARGEST).contains(&max)
+            }
         };
-        let expected = "a range above 0; a ratio of 0 to 1 and a largest threshold of 1 or more";
+        let expected = format!(
+            "a range above 0; a ratio of 0 to 1 and a largest threshold of 1 or more; both at most {LARGEST}"
+        );
         if good { Ok(()) } else { Err(Error::argument("clip", expected, format!("{self:?}"))) }
     }
 }
@@ -133,6 +143,12 @@ mod tests {
         assert!(got.get(1).equal(&x.get(1)));
         let got = Clip::Dynamic { ratio: 1., max: 2. }.apply(x.shallow_clone())?;
         assert!(got.get(0).equal(&(x.get(0).clamp(-2., 2.) / 2.)));
+        for far in [1e5, 1e300, f64::INFINITY, f64::NAN] {
+            assert!(Clip::Range(far).check().is_err(), "{far}");
+            assert!(Clip::Dynamic { ratio: 0.5, max: far }.check().is_err(), "{far}");
+        }
+        let one = Tensor::from_slice(&[1f32]);
+        assert!(Clip::Dynamic { ratio: 0.5, max: 1. }.apply(one.get(0)).is_err(), "no batch");
         assert!(
             Clip::Range(-1.).check().is_err()
                 && Clip::Dynamic { ratio: 2., max: 1. }.check().is_err()

@@ -1,5 +1,6 @@
 //! Files of tensors, read as data: safetensors, and torch's archives, whose pickles execute nothing here.
 
+mod budget;
 mod checksum;
 mod component_folder;
 pub(crate) mod json;

@@ -7,6 +7,8 @@
 
 use tch::Kind;
 
+use super::budget::Budget;
+
 /// The error says what is wrong with the file.
 type Result<T> = std::result::Result<T, String>;
 
@@ -112,8 +114,9 @@ pub(super) struct Pickle<'a> {
     containers: Vec<Vec<PickleValue<'a>>>,
     storages: Vec<TorchStorage<'a>>,
     tensors: Vec<StorageView<'a>>,
-    /// The items of all containers so far, which bounds a list that is made into a set again and again.
-    held: usize,
+    /// What all of these may still take: an instruction of a byte can store a value of many, and a list can be made into a
+    /// set again and again.
+    budget: Budget,
 }
 
 impl<'a> Pickle<'a> {
@@ -127,7 +130,7 @@ impl<'a> Pickle<'a> {
             containers: vec![],
             storages: vec![],
             tensors: vec![],
-            held: 0,
+            budget: Budget::new(),
         };
         let memo = std::collections::HashMap::new();
         PickleMachine { bytes, at: 0, stack: vec![], marks: vec![], memo, pickle }.run()
@@ -159,11 +162,9 @@ impl<'a> Pickle<'a> {
     }
 
     fn add(&mut self, items: Vec<PickleValue<'a>>) -> Result<usize> {
-        self.held += items.len();
-        if self.containers.len() >= MOST_VALUES || self.held > 2 * MOST_STEPS {
-            return Err(format!(
-                "its pickle has more than {MOST_VALUES} containers, or too large ones"
-            ));
+        self.budget.take::<PickleValue>(items.len())?;
+        if self.containers.len() >= MOST_VALUES {
+            return Err(format!("its pickle has more than {MOST_VALUES} containers"));
         }
         self.containers.push(items);
         Ok(self.containers.len() - 1)
@@ -406,6 +407,7 @@ impl<'a> PickleMachine<'a> {
             PickleValue::Dict(id) => (true, id),
             _ => return Err("its pickle adds items to something that is not a container".into()),
         };
+        self.pickle.budget.take::<PickleValue>(items.len())?;
         match self.pickle.containers.get_mut(id) {
             Some(container) if !pairs || items.len().is_multiple_of(2) => container.extend(items),
             _ => return Err("its pickle has a key without a value".into()),
@@ -414,7 +416,10 @@ impl<'a> PickleMachine<'a> {
     }
 
     fn remember(&mut self, key: u64) -> Result<()> {
-        self.memo.insert(key, self.top()?);
+        let value = self.top()?;
+        if self.memo.insert(key, value).is_none() {
+            self.pickle.budget.take::<(u64, PickleValue)>(1)?;
+        }
         Ok(())
     }
 
@@ -437,6 +442,7 @@ impl<'a> PickleMachine<'a> {
             ] if numel >= 0 => TorchStorage { kind, key, numel },
             _ => return Err("its pickle refers to something that is not a storage".into()),
         };
+        self.pickle.budget.take::<TorchStorage>(1)?;
         self.pickle.storages.push(storage);
         Ok(PickleValue::Storage(self.pickle.storages.len() - 1))
     }
@@ -490,6 +496,8 @@ impl<'a> PickleMachine<'a> {
             ) => {
                 let storage = *self.pickle.storages.get(id).ok_or("a storage is missing")?;
                 let (shape, strides) = (self.sizes(size)?, self.sizes(stride)?);
+                self.pickle.budget.take::<StorageView>(1)?;
+                self.pickle.budget.take::<i64>(shape.len() + strides.len())?;
                 self.pickle.tensors.push(StorageView { storage, offset, shape, strides });
                 Ok(PickleValue::Tensor(self.pickle.tensors.len() - 1))
             }

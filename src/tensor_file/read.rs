@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
 use super::checksum::{CRC32, checksum};
-use super::tensor_location::TensorLocation;
+use super::tensor_location::{TensorLocation, checked_numel};
 use super::torch_archive;
 use crate::{Error, Result};
 
@@ -77,7 +77,12 @@ impl TensorFile {
         for (name, info) in header.tensors() {
             let kind = kind_of(info.dtype)
                 .ok_or_else(|| refused(format!("{name}: unknown dtype {:?}", info.dtype)))?;
-            let shape = info.shape.iter().map(|&n| n as i64).collect();
+            let sides = info.shape.iter().map(|&n| i64::try_from(n).ok());
+            let shape: Option<Vec<i64>> = sides.collect();
+            let shape = shape.filter(|shape| checked_numel(shape).is_some()).ok_or_else(|| {
+                let few: Vec<_> = info.shape.iter().take(17).collect();
+                refused(format!("{name}: no tensor has the shape {few:?}"))
+            })?;
             let (start, end) = info.data_offsets;
             let range = 8 + header_len + start..8 + header_len + end;
             index.insert(name, TensorLocation { kind, shape, strides: None, range });

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use super::budget::Budget;
 use super::pickle::{Pickle, PickleValue, StorageView};
-use super::tensor_location::TensorLocation;
+use super::tensor_location::{TensorLocation, checked_numel};
 use super::zip;
 
 /// The error says what is wrong with the file.
@@ -80,7 +81,7 @@ pub(super) fn read(file: &[u8]) -> Result<TorchArchive> {
 
     let mut archive =
         TorchArchive { index: BTreeMap::new(), metadata: HashMap::new(), others: Vec::new() };
-    let mut expanded = 0usize;
+    let (mut expanded, mut budget) = (0usize, Budget::new());
     for (key, value) in state.as_ref().unwrap_or(&root) {
         let (PickleValue::Text(name), Some(view)) = (key, pickle.tensor(*value)) else { continue };
         let said = |reason: String| format!("its tensor {name:?} {reason}");
@@ -94,36 +95,61 @@ pub(super) fn read(file: &[u8]) -> Result<TorchArchive> {
                 "its tensors expand to more than twice the file's size: not a weight file".into()
             );
         }
+        budget.take::<TensorLocation>(1)?;
+        budget.take::<u8>(name.len())?;
         if archive.index.insert((*name).to_owned(), location).is_some() {
             return Err(said("occurs twice".into()));
         }
     }
-    let inner = state.iter().flatten().map(|pair| ("state_dict.", pair));
-    for (scope, &(key, value)) in root.iter().map(|pair| ("", pair)).chain(inner) {
-        let name = match key {
-            PickleValue::Text("state_dict") if state.is_some() => continue,
-            PickleValue::Text(key) if pickle.tensor(value).is_some() => {
-                if archive.index.contains_key(key) { continue } else { key.to_owned() }
-            }
-            PickleValue::Text(key) => format!("{scope}{key}"),
-            other => format!("{scope}{other:?}"),
-        };
-        let text = match value {
-            PickleValue::Text(text) => Some(text.to_owned()),
-            PickleValue::Int(n) => Some(n.to_string()),
-            PickleValue::Float(x) => Some(x.to_string()),
-            _ => None,
-        };
-        if let Some(text) = text {
-            archive.metadata.insert(name.clone(), text);
-        }
-        archive.others.push(name);
+    archive.describe(&pickle, "", &root, state.is_some(), &mut budget)?;
+    if let Some(state) = &state {
+        archive.describe(&pickle, "state_dict.", state, true, &mut budget)?;
     }
     if archive.index.is_empty() {
         let names: Vec<_> = archive.others.iter().take(8).map(String::as_str).collect();
         return Err(format!("holds no tensors; its entries are: {}", names.join(", ")));
     }
     Ok(archive)
+}
+
+impl TorchArchive {
+    /// Notes what a dict holds beside the tensors that were found; `wrapped` leaves out the dict that they are in.
+    fn describe<'a>(
+        &mut self,
+        pickle: &Pickle<'a>,
+        scope: &str,
+        dict: &[(PickleValue<'a>, PickleValue<'a>)],
+        wrapped: bool,
+        budget: &mut Budget,
+    ) -> Result<()> {
+        for &(key, value) in dict {
+            // A text may be long, and stand in many places.
+            for text in [key, value] {
+                let length = if let PickleValue::Text(text) = text { text.len() } else { 0 };
+                budget.take::<u8>(2 * length)?;
+            }
+            budget.take::<String>(3)?;
+            let is_tensor = pickle.tensor(value).is_some();
+            let name = match key {
+                PickleValue::Text("state_dict") if wrapped => continue,
+                PickleValue::Text(key) if is_tensor && self.index.contains_key(key) => continue,
+                PickleValue::Text(key) if is_tensor => key.to_owned(),
+                PickleValue::Text(key) => format!("{scope}{key}"),
+                other => format!("{scope}{other:?}"),
+            };
+            let text = match value {
+                PickleValue::Text(text) => Some(text.to_owned()),
+                PickleValue::Int(n) => Some(n.to_string()),
+                PickleValue::Float(x) => Some(x.to_string()),
+                _ => None,
+            };
+            if let Some(text) = text {
+                self.metadata.insert(name.clone(), text);
+            }
+            self.others.push(name);
+        }
+        Ok(())
+    }
 }
 
 /// Where a tensor's numbers are in the file: `offset + sum_i index_i stride_i`, all of them inside its storage.
@@ -146,10 +172,7 @@ fn location(view: &StorageView, storage: &Range<usize>) -> Result<TensorLocation
             view.shape, view.strides
         )
     };
-    // libtorch multiplies the sizes of an empty tensor too.
-    let sides = view.shape.iter().try_fold(1i64, |n, &side| n.checked_mul(side.max(1)));
-    sides.filter(|&n| n < 1 << 40).ok_or_else(too_large)?;
-    let numel: i64 = view.shape.iter().product();
+    let numel = checked_numel(&view.shape).ok_or_else(too_large)?;
     // How many numbers lie from the first to the last, both counted.
     let span = view.shape.iter().zip(&view.strides).try_fold(1i64, |sum, (&side, &stride)| {
         sum.checked_add((side - 1).max(0).checked_mul(stride)?)

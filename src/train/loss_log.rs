@@ -81,7 +81,8 @@ impl LossLog {
                 _ => line.starts_with("step,"),
             })
             .collect();
-        let kept: String = kept.iter().take(step as usize + 1).map(|l| format!("{l}\n")).collect();
+        let kept: String =
+            kept.iter().take((step as usize).saturating_add(1)).map(|l| format!("{l}\n")).collect();
         write_file(path, kept.as_bytes())?;
         let file = std::fs::OpenOptions::new().append(true).open(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file, empty: kept.is_empty() })

@@ -13,8 +13,9 @@ use crate::{Error, Result};
 /// # Errors
 /// Shapes that differ.
 pub fn denoising_loss(noise_pred: &Tensor, noise: &Tensor) -> Result<Tensor> {
-    if noise_pred.size() != noise.size() {
-        return Err(Error::shape("noise_pred", format!("{:?}", noise.size()), &noise_pred.size()));
+    crate::check::same_shape("noise_pred", noise_pred, noise)?;
+    if noise.dim() < 2 {
+        return Err(Error::shape("noise", "[B, ...]", &noise.size()));
     }
     let wide = |x: &Tensor| x.to_kind(Kind::Float);
     Ok((wide(noise_pred) - wide(noise)).square().flatten(1, -1).mean_dim(-1, false, Kind::Float))

@@ -43,9 +43,9 @@ pub fn run<T: TrainingTask>(
 ) -> Result<Trained> {
     settings.check()?;
     let _cores = SharedCores::watch();
+    let (mut replicas, mut optimizer) = build_replicas(build, settings)?;
     let out = &settings.out;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    let (mut replicas, mut optimizer) = build_replicas(build, settings)?;
     let checkpoint = checkpoint_path(settings);
     if checkpoint.is_file() {
         resume(&mut optimizer, &checkpoint, settings)?;

@@ -70,8 +70,15 @@ impl TrainSettings {
         if self.steps == 0 {
             return Err(Error::argument("steps", "1 or more", 0));
         }
-        if self.batch < 1 {
-            return Err(Error::argument("batch", "1 or more", self.batch));
+        if !(1..=1 << 16).contains(&self.batch) {
+            return Err(Error::argument("batch", format!("1 to {}", 1 << 16), self.batch));
+        }
+        if !(1..=1 << 10).contains(&self.workers) {
+            return Err(Error::argument("workers", format!("1 to {}", 1 << 10), self.workers));
+        }
+        if !(0. ..1.).contains(&self.optimizer.ema_decay) {
+            let expected = "0 or more, and below 1";
+            return Err(Error::argument("the average's decay", expected, self.optimizer.ema_decay));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.) {
             return Err(Error::argument("learning rate", "above 0", self.learning_rate));

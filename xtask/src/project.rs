@@ -3,6 +3,7 @@
 use crate::Result;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -94,12 +95,22 @@ fn prepend(folder: &Path, list: Option<&OsStr>) -> OsString {
 
 /// Writes a file beside its place, then renames it: it is never seen half-written.
 pub fn write(path: &Path, text: &str) -> Result {
-    let beside = path.with_extension(format!("partial-{}", std::process::id()));
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&beside, text))
-        .and_then(|()| fs::rename(&beside, path))
-        .map_err(|error| format!("could not write {}: {error}", path.display()))
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // A temporary file is private; this one becomes a file like any other.
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let mut write = || {
+        fs::create_dir_all(folder)?;
+        let mut file = builder.prefix(".").suffix(".part").tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)
+    };
+    write().map(|_| ()).map_err(|error| format!("could not write {}: {error}", path.display()))
 }
 
 /// Removes a file, link or folder, whether it is there or not.

@@ -79,6 +79,43 @@ fn a_function_fits_on_a_page() {
 }
 
 #[test]
+fn one_file_writes_results() {
+    // A log and a download are appended to, a lock is empty, and a report's file lies in a new folder.
+    const OTHERS: [&str; 4] = [
+        "train/loss_log.rs",
+        "checkpoint/hub/partial_file.rs",
+        "checkpoint/hub/cache.rs",
+        "checkpoint/hub/header.rs",
+    ];
+    let house = House::read(&source());
+    let own: Vec<&String> = house
+        .files
+        .iter()
+        .filter(|(file, _)| **file != "write_file.rs" && !OTHERS.contains(&file.as_str()))
+        .filter(|(file, _)| !file.ends_with("tests.rs"))
+        .filter(|(_, code)| writes(code))
+        .map(|(file, _)| file)
+        .collect();
+    assert!(own.is_empty(), "write with `write_file`, which leaves no half of a file: {own:?}");
+    assert!(writes("fs::write(path, x)") && writes("File::create_new(x)"));
+    assert!(!writes("write_file(x)\nmod tests {\nfs::write(path, x)"));
+}
+
+/// Whether code opens files to write to them, its tests left out.
+fn writes(code: &str) -> bool {
+    let code = code.split("mod tests {").next().unwrap_or_default();
+    let ways = [
+        "fs::write(",
+        "fs::copy(",
+        "fs::rename(",
+        "File::create",
+        "fs::OpenOptions",
+        "File::options",
+    ];
+    ways.iter().any(|way| code.contains(way))
+}
+
+#[test]
 fn a_second_type_and_a_long_function_are_noticed() {
     let two = [
         ("noise.rs", "pub struct Grid; type Error = (); trait A { type B; }"),

@@ -9,6 +9,8 @@ use diffuscope::tensor_file::TensorFile;
 use diffuscope::{Error, Result, picture};
 use tch::{Kind, Tensor};
 
+use crate::options::Seed;
+
 #[derive(Args)]
 pub struct ImageInputs {
     /// A PNG or JPEG picture to start from
@@ -68,12 +70,19 @@ impl ImageInputs {
         }
     }
 
+    /// The files that are read.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let all = [&self.init, &self.mask, &self.depth, &self.small, &self.initial_latents];
+        all.into_iter().flatten()
+    }
+
     fn variation(&self) -> Result<Option<Variation>> {
         let Some(text) = &self.variation else { return Ok(None) };
         let read = || {
             let (seed, weight) = text.split_once(',')?;
-            let (seed, weight) = (seed.trim().parse().ok()?, weight.trim().parse().ok()?);
-            (0. ..=1.).contains(&weight).then_some(Variation { seed, weight })
+            let (seed, weight) = (seed.trim().parse::<Seed>().ok()?, weight.trim().parse().ok()?);
+            let variation = Variation { seed: seed.signed(), weight };
+            (0. ..=1.).contains(&weight).then_some(variation)
         };
         let expected = "a seed and a number from 0 to 1: 7,0.2";
         read().map(Some).ok_or_else(|| Error::argument("--variation", expected, text))
@@ -83,8 +92,9 @@ impl ImageInputs {
     pub fn tiling(&self, model: &StableDiffusion) -> Result<Option<Tiling>> {
         let factor = model.vae.config().factor();
         let Some(pixels) = self.tile else { return Ok(None) };
-        if pixels < 4 * factor || pixels % factor != 0 {
-            let expected = format!("a multiple of {factor} from {}", 4 * factor);
+        let most = 1 << 16;
+        if !(4 * factor..=most).contains(&pixels) || pixels % factor != 0 {
+            let expected = format!("a multiple of {factor} from {} to {most}", 4 * factor);
             return Err(Error::argument("--tile", expected, pixels));
         }
         let tile = pixels / factor;

@@ -1,5 +1,8 @@
 //! Options that several commands have.
 
+use std::fmt;
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 use diffuscope::device::{Picked, pick};
 use diffuscope::sampler::Sampler;
@@ -66,6 +69,55 @@ pub struct DeviceOptionArgs {
 impl DeviceOptionArgs {
     pub fn pick(&self) -> Result<Picked> {
         pick(self.device.as_deref())
+    }
+}
+
+/// A seed as torch takes one, -2^63 to 2^64 - 1, whichever half of it other programs use. Both halves are the same 64
+/// bits, and so the same numbers; a seed is shown as it was written.
+#[derive(Clone, Copy)]
+pub struct Seed {
+    bits: u64,
+    negative: bool,
+}
+
+impl Seed {
+    /// The seed that comes `i` after this one; after the last one comes 0.
+    pub fn after(self, i: usize) -> Self {
+        Self { bits: self.bits.wrapping_add(i as u64), ..self }
+    }
+
+    /// As torch takes it.
+    pub fn signed(self) -> i64 {
+        self.bits as i64
+    }
+
+    /// As scenes take it.
+    pub fn unsigned(self) -> u64 {
+        self.bits
+    }
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.negative {
+            true => write!(f, "{}", self.signed()),
+            false => write!(f, "{}", self.bits),
+        }
+    }
+}
+
+impl FromStr for Seed {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let negative = text.starts_with('-');
+        let bits = match negative {
+            true => text.parse::<i64>().ok().map(|seed| seed as u64),
+            false => text.parse().ok(),
+        };
+        let expected = "a whole number from -2^63 to 2^64 - 1";
+        let bits = bits.ok_or_else(|| Error::argument("seed", expected, text))?;
+        Ok(Self { bits, negative })
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use diffuscope::write_file::{can_be_written, write_file, write_new_file};
 use diffuscope::{Error, Result};
 
 /// The destination of one call's pictures.
 pub enum Out {
+    /// This file, whether it is there or not.
     File(PathBuf),
+    /// A new file of this name in the current folder.
+    New(String),
     Folder(PathBuf),
 }
 
@@ -15,9 +19,9 @@ impl Out {
     /// destination that cannot be written to is refused now, and not after minutes of drawing.
     pub fn new(out: Option<&Path>, prompt: &str) -> Result<Self> {
         let Some(path) = out else {
-            let path = unused(&format!("diffuscope-{}", slug(prompt)));
-            check_place(&path)?;
-            return Ok(Self::File(path));
+            let stem = format!("diffuscope-{}", slug(prompt));
+            check_place(&numbered(&stem, 1))?;
+            return Ok(Self::New(stem));
         };
         if path.as_os_str().is_empty() {
             return Err(Error::argument("--out", "FILE.png or a folder", "nothing"));
@@ -40,8 +44,10 @@ impl Out {
         }
         // The folder itself, or its nearest existing ancestor.
         let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
-        let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
-        check_folder(there, path)?;
+        can_be_written(&there.join(numbered("sheet", 1))).map_err(|error| match error {
+            Error::Io { source, .. } => Error::io(path, source),
+            other => other,
+        })?;
         Ok(Self::Folder(path.to_owned()))
     }
 
@@ -49,15 +55,27 @@ impl Out {
         matches!(self, Self::Folder(_))
     }
 
-    /// The path of a picture. Creates the folder.
-    pub fn place(&self, name: &str) -> Result<PathBuf> {
-        match self {
-            Self::File(path) => Ok(path.clone()),
+    /// Writes a picture, in a folder under this name; returns its path. Creates the folder. A new file takes the first
+    /// name that is free at this moment: another run may have taken some since this one began.
+    pub fn write(&self, name: &str, png: &[u8]) -> Result<PathBuf> {
+        let path = match self {
+            Self::New(stem) => return write_new_file((1..).map(|i| numbered(stem, i)), png),
+            Self::File(path) => path.clone(),
             Self::Folder(folder) => {
                 std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-                Ok(folder.join(format!("{name}.png")))
+                folder.join(format!("{name}.png"))
             }
-        }
+        };
+        write_file(&path, png)?;
+        Ok(path)
+    }
+}
+
+/// The name of a PNG in the current folder: the first one has no number.
+fn numbered(stem: &str, i: u32) -> PathBuf {
+    match i {
+        1 => PathBuf::from(format!("{stem}.png")),
+        i => PathBuf::from(format!("{stem}-{i}.png")),
     }
 }
 
@@ -66,17 +84,17 @@ pub fn check_place(path: &Path) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
         return Err(Error::argument("output", "a file", path.display()).hint("it is a folder"));
     }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    check_folder(folder, path)
+    can_be_written(path)
 }
 
-fn check_folder(folder: &Path, path: &Path) -> Result<()> {
-    // Permissions are not reliable: only writing shows what can be written.
-    tempfile::tempfile_in(folder).map_err(|e| Error::io(path, e))?;
-    Ok(())
+/// Whether two paths name one file, which need not be there.
+pub fn same_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    a == b || place(a).is_some_and(|place_of_a| Some(place_of_a) == place(b))
 }
 
 /// A text as part of a file name.
@@ -94,17 +112,4 @@ pub fn slug(text: &str) -> String {
         slug += &word;
     }
     if slug.is_empty() { "picture".to_owned() } else { slug }
-}
-
-/// The path of a PNG in the current folder that does not exist yet.
-fn unused(stem: &str) -> PathBuf {
-    let name = |i: u32| match i {
-        1 => PathBuf::from(format!("{stem}.png")),
-        i => PathBuf::from(format!("{stem}-{i}.png")),
-    };
-    let mut i = 1;
-    while name(i).exists() {
-        i += 1;
-    }
-    name(i)
 }

@@ -8,7 +8,7 @@ use diffuscope::write_file::write_file;
 use diffuscope::{Error, Result, picture};
 use serde::Serialize;
 
-use crate::options::SplitOption;
+use crate::options::{Seed, SplitOption};
 use crate::out::check_place;
 use crate::terminal::bar;
 
@@ -30,8 +30,8 @@ pub struct ScenesArgs {
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
     /// Seed of the first picture; each further picture has the next seed
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[arg(long, value_name = "S", default_value = "0", allow_negative_numbers = true)]
+    seed: Seed,
     /// Side of the pictures, in pixels
     #[arg(long, default_value_t = 64, allow_negative_numbers = true)]
     size: usize,
@@ -63,7 +63,7 @@ pub fn run(args: ScenesArgs) -> Result<()> {
     let bar = bar(args.count as u64, "{bar:30} {pos}/{len} scenes, {eta} left");
     let (mut lines, mut first) = (String::new(), Vec::new());
     for i in 0..args.count {
-        let seed = args.seed.wrapping_add(i as u64);
+        let seed = args.seed.after(i).unsigned();
         let scene = scenes.scene(seed, args.split.into())?;
         let file = format!("{i:05}.png");
         let text = [("caption".to_owned(), scene.caption.clone())];

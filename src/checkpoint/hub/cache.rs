@@ -12,6 +12,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::{Hub, HubId};
+use crate::write_file::write_file;
 use crate::{Error, Result};
 
 /// One repository's folder in the cache.
@@ -47,8 +48,8 @@ impl RepositoryCache {
         }
         let path = self.reference();
         let folder = path.parent().unwrap_or(&self.folder);
-        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, commit));
-        written.map_err(|e| Error::io(path, e))
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        write_file(&path, commit.as_bytes())
     }
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {

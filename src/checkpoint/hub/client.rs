@@ -17,6 +17,9 @@ const MAX_REDIRECTS: usize = 10;
 /// The longest list of files that is read, in bytes.
 const MAX_LIST: u64 = 64 << 20;
 
+/// The longest file that can be, in bytes: the lengths of all files of a list add up to a number.
+const LARGEST: u64 = 1 << 40;
+
 /// Why a request failed.
 pub(super) enum RequestError {
     /// The network or the server failed; another attempt may succeed.
@@ -139,7 +142,13 @@ impl<'a> HubClient<'a> {
         // The length of a redirect is not that of the file.
         let length = text_header(&response, "content-length").filter(|_| status.is_success());
         let size = text_header(&response, "x-linked-size").or(length);
-        match size.and_then(|size| size.parse().ok()).filter(|_| is_file_name(&etag)) {
+        let size = size.and_then(|size| size.parse().ok());
+        if let Some(size) = size.filter(|&size| size > LARGEST) {
+            let message =
+                format!("{name}: it cannot be {size} bytes long, as {} says", self.hub.endpoint);
+            return Err(self.error(message));
+        }
+        match size.filter(|_| is_file_name(&etag)) {
             Some(size) => Ok(RemoteFile { name: name.to_owned(), etag, size }),
             None => {
                 let endpoint = &self.hub.endpoint;

@@ -24,6 +24,10 @@ impl PartialFile {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
+            // Its name is known to everybody, since a later run resumes it; what it may link to is not ours.
+            if path.is_symlink() {
+                fs::remove_file(&path)?;
+            }
             File::options().read(true).write(true).create(true).truncate(false).open(&path)
         };
         let file = open().map_err(|e| Error::io(&path, e))?;

@@ -1,5 +1,6 @@
 //! CLIP's byte-pair tokenizer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -13,10 +14,12 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use crate::short::Start;
+use crate::tensor_file::read_config;
 use crate::{Error, Result};
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
+const WORD_END: &str = "</w>";
 
 /// Stable Diffusion's tokenizer: text to exactly 77 ids.
 pub struct Tokenizer {
@@ -39,17 +42,18 @@ impl fmt::Debug for Tokenizer {
 pub struct Encoding {
     /// 77 ids: start, the text's, end, padding.
     pub ids: Vec<i64>,
-    /// The pieces of text that the ids stand for; `</w>` marks the end of a word.
+    /// The pieces of text that the ids stand for, see [`Tokenizer::token`].
     pub tokens: Vec<String>,
-    /// The end of the prompt, if it did not fit.
+    /// The prompt as it was written, as far as it fits.
+    pub text: String,
+    /// The rest of it as it was written, if there is one.
     pub cut: Option<String>,
 }
 
 impl fmt::Debug for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.tokens.get(1..self.text_end()).unwrap_or_default();
-        let (count, text) = (text.len(), text.concat().replace("</w>", " "));
-        let (ids, text) = (self.ids.len(), Start(text.trim_end()));
+        let count = self.text_end().saturating_sub(1);
+        let (ids, text) = (self.ids.len(), Start(self.text.trim()));
         write!(f, "Encoding {{ {ids} ids, {count} of them text: {text:?}")?;
         match &self.cut {
             Some(cut) => write!(f, ", cut: {:?} }}", Start(cut)),
@@ -87,27 +91,59 @@ enum PadToken {
 /// CLIP's byte pairs, in the order in which they are merged. They also determine the vocabulary.
 const MERGES: &str = include_str!("../../../data/tokenizer/merges.txt");
 
+/// The bytes that are their own letters in a vocabulary.
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, 33..=126 | 161..=172 | 174..=255)
+}
+
+/// The letters of a vocabulary and the bytes that they stand for. As in GPT-2, a byte's letter is its own character if
+/// that is printable, and otherwise one from U+0100 on.
+fn byte_letters() -> impl Iterator<Item = (char, u8)> {
+    let own = (0..=255).filter(is_printable).map(|byte| (char::from(byte), byte));
+    let others = (0x100..).filter_map(char::from_u32).zip((0..=255).filter(|b| !is_printable(b)));
+    own.chain(others)
+}
+
+/// A token as a person reads it. A part of a character is its bytes: `<e5>`.
+fn readable(token: &str) -> String {
+    let (text, end) = match token.strip_suffix(WORD_END) {
+        Some(text) => (text, WORD_END),
+        None => (token, ""),
+    };
+    let byte = |c: char| match u8::try_from(c) {
+        Ok(byte) => Some(byte).filter(is_printable),
+        Err(_) => byte_letters().find(|(letter, _)| *letter == c).map(|(_, byte)| byte),
+    };
+    // A token that was added is a text of its own.
+    let Some(bytes) = text.chars().map(byte).collect::<Option<Vec<u8>>>() else {
+        return token.to_owned();
+    };
+    let mut read = String::new();
+    for chunk in bytes.utf8_chunks() {
+        read += chunk.valid();
+        chunk.invalid().iter().for_each(|byte| read += &format!("<{byte:02x}>"));
+    }
+    read + end
+}
+
 /// CLIP's byte pairs and vocabulary: a letter for every byte, the same letters at the end of a word, the merged
-/// pairs, and the start and end tokens. As in GPT-2, a byte's letter is its own character if that is printable,
-/// and otherwise one from U+0100 on.
+/// pairs, and the start and end tokens.
 fn clip_byte_pairs() -> BpeBuilder {
-    let printable = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
-    let own = (0..=255).filter(printable).map(char::from);
-    let others =
-        (0x100..).filter_map(char::from_u32).take((0..=255).filter(|b| !printable(b)).count());
-    let letters: Vec<String> = own.chain(others).map(String::from).collect();
-    let merges: Vec<(String, String)> = MERGES
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_once(' '))
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .collect();
+    let letters: Vec<String> = byte_letters().map(|(letter, _)| letter.into()).collect();
+    let merges = byte_pairs(MERGES);
     let tokens =
         letters.iter().cloned().chain(letters.iter().map(|letter| format!("{letter}</w>")));
     let tokens = tokens.chain(merges.iter().map(|(a, b)| format!("{a}{b}")));
     let tokens = tokens.chain([START.to_owned(), END.to_owned()]);
     let vocabulary: Vocab = tokens.zip(0..).collect();
     BPE::builder().vocab_and_merges(vocabulary, merges)
+}
+
+/// The pairs of a `merges.txt`, whose first line says its version.
+fn byte_pairs(text: &str) -> Vec<(String, String)> {
+    let pairs = text.lines().filter(|line| !line.starts_with("#version"));
+    let pairs = pairs.filter_map(|line| line.split_once(' '));
+    pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
 }
 
 impl Tokenizer {
@@ -126,7 +162,7 @@ impl Tokenizer {
     /// # Ok::<(), diffuscope::Error>(())
     /// ```
     pub fn clip(pad: &str) -> Result<Self> {
-        Self::from_bpe(clip_byte_pairs().unk_token(END.into()).end_of_word_suffix("</w>".into()))
+        Self::from_bpe(clip_byte_pairs().unk_token(END.into()).end_of_word_suffix(WORD_END.into()))
             .and_then(|tokenizer| tokenizer.padded_with(pad))
     }
 
@@ -135,18 +171,20 @@ impl Tokenizer {
     /// # Errors
     /// Files that cannot be read, or that are not a byte-pair vocabulary.
     pub fn new(vocabulary: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
-        let text = |p: &Path| {
-            p.to_str().map(str::to_owned).ok_or_else(|| tokenizer_error("not a UTF-8 path"))
-        };
-        let (vocabulary, merges) = (text(vocabulary.as_ref())?, text(merges.as_ref())?);
-        let bpe = BPE::from_file(&vocabulary, &merges);
-        Self::from_bpe(bpe.unk_token(END.into()).end_of_word_suffix("</w>".into())).map_err(|e| {
-            match e {
-                Error::Tokenizer(reason) => {
-                    tokenizer_error(format!("{vocabulary}, {merges}: {reason}"))
-                }
-                other => other,
+        let (vocabulary, merges) = (vocabulary.as_ref(), merges.as_ref());
+        let ids: BTreeMap<String, u32> = read_config(vocabulary).map_err(tokenizer_error)?;
+        let text =
+            std::fs::read_to_string(merges).map_err(|e| tokenizer_error(Error::io(merges, e)))?;
+        let bpe = BPE::builder()
+            .vocab_and_merges(ids.into_iter().collect::<Vocab>(), byte_pairs(&text))
+            .unk_token(END.into())
+            .end_of_word_suffix(WORD_END.into());
+        Self::from_bpe(bpe).map_err(|error| match error {
+            Error::Tokenizer(reason) => {
+                let (vocabulary, merges) = (vocabulary.display(), merges.display());
+                tokenizer_error(format!("{vocabulary}, {merges}: {reason}"))
             }
+            other => other,
         })
     }
 
@@ -198,7 +236,7 @@ impl Tokenizer {
             if !path.is_file() {
                 continue;
             }
-            if let Some(pad) = crate::tensor_file::read_config::<SpecialTokens>(&path)?.pad_token {
+            if let Some(pad) = read_config::<SpecialTokens>(&path)?.pad_token {
                 let (PadToken::Text(pad) | PadToken::Object { content: pad }) = pad;
                 tokenizer = tokenizer.padded_with(&pad)?;
                 break;
@@ -240,21 +278,19 @@ impl Tokenizer {
     /// # Errors
     /// A text that the vocabulary cannot express.
     pub fn encode(&self, prompt: &str) -> Result<Encoding> {
-        let encoded = self.inner.encode_fast(prompt, false).map_err(tokenizer_error)?;
+        let encoded = self.inner.encode(prompt, false).map_err(tokenizer_error)?;
         let room = self.length - 2;
         let text = encoded.get_ids();
         let kept = text.len().min(room);
-        let cut = text.get(room..).filter(|rest| !rest.is_empty()).map(|rest| {
-            let rest: Vec<String> =
-                rest.iter().map(|&id| self.token(id.into()).replace("</w>", " ")).collect();
-            rest.concat().trim_end().to_owned()
-        });
+        let rest = encoded.get_offsets().get(room).and_then(|(from, _)| prompt.get(*from..));
+        let fits = prompt.len() - rest.map_or(0, str::len);
+        let cut = rest.map(|rest| rest.trim_end().to_owned());
         let mut ids = vec![self.start];
         ids.extend(text.iter().take(kept).map(|&id| i64::from(id)));
         ids.push(self.end);
         ids.resize(self.length, self.pad);
         let tokens = ids.iter().map(|&id| self.token(id)).collect();
-        Ok(Encoding { ids, tokens, cut })
+        Ok(Encoding { ids, tokens, text: prompt[..fits].to_owned(), cut })
     }
 
     /// The words of a prompt as they were written, each with its ids. Words that do not fit into the 77 ids
@@ -264,25 +300,32 @@ impl Tokenizer {
     /// A text that the vocabulary cannot express.
     pub fn words(&self, prompt: &str) -> Result<Vec<(String, Vec<i64>)>> {
         let encoded = self.inner.encode(prompt, false).map_err(tokenizer_error)?;
-        let pieces = encoded.get_ids().iter().zip(encoded.get_offsets()).take(self.length - 2);
-        let (mut words, mut open) = (Vec::<(String, Vec<i64>)>::new(), false);
-        for (&id, &(from, to)) in pieces {
-            let text = prompt.get(from..to).unwrap_or_default();
+        let (offsets, room) = (encoded.get_offsets(), self.length - 2);
+        let mut words = Vec::<(usize, usize, Vec<i64>)>::new();
+        let mut open = false;
+        for (i, (&id, &(from, to))) in encoded.get_ids().iter().zip(offsets).take(room).enumerate()
+        {
+            // Several ids may stand for the bytes of one character, and one for a letter and the accents after it: what is
+            // no space before the next id belongs to this one.
+            let to = to.max(offsets.get(i + 1).map_or(prompt.len(), |next| next.0));
             match words.last_mut().filter(|_| open) {
-                Some((word, ids)) => {
-                    word.push_str(text);
+                Some((_, end, ids)) => {
+                    *end = to;
                     ids.push(id.into());
                 }
-                None => words.push((text.to_owned(), vec![id.into()])),
+                None => words.push((from, to, vec![id.into()])),
             }
-            open = !self.token(id.into()).ends_with("</w>");
+            open = !self.token(id.into()).ends_with(WORD_END);
         }
-        Ok(words)
+        let written = |from: usize, to: usize| prompt.get(from..to).unwrap_or_default().trim_end();
+        Ok(words.into_iter().map(|(from, to, ids)| (written(from, to).to_owned(), ids)).collect())
     }
 
-    /// The piece of text that an id stands for; `</w>` marks the end of a word. Empty for an unknown id.
+    /// The piece of text that an id stands for; `</w>` marks the end of a word. Of an id that stands for a part of a
+    /// character, its bytes: `<e5>`. Empty for an unknown id.
     pub fn token(&self, id: i64) -> String {
-        u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)).unwrap_or_default()
+        let token = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id));
+        token.map(|token| readable(&token)).unwrap_or_default()
     }
 }
 

@@ -294,10 +294,18 @@ impl UNetConfig {
             ("norm_num_groups", self.norm_num_groups),
             ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
             ("time_cond_proj_dim", self.time_cond_proj_dim.unwrap_or(1)),
+            ("sample_size", self.sample_size.unwrap_or(1)),
         ] {
             if !(1..=1 << 14).contains(&value) {
-                return Err(Error::argument(name, "a count of 1 or more", value));
+                let expected = format!("a count from 1 to {}", 1 << 14);
+                return Err(Error::argument(name, expected, value));
             }
+        }
+        // The divisor of the sinusoids' frequencies.
+        let half = (self.block_out_channels[0] / 2) as f64;
+        if !self.freq_shift.is_finite() || (self.freq_shift == half && half > 0.) {
+            let expected = format!("a number other than {half}, half of the first level's width");
+            return Err(Error::argument("freq_shift", expected, self.freq_shift));
         }
         Ok(())
     }

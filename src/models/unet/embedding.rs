@@ -15,9 +15,31 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Shapes
-/// `t` `[B]`; returns [B, width] in f32. `flip_sin_to_cos`: the cosines come first, as in Stable
+/// `t` `[B]`, or one number; returns [B, width] in f32. `flip_sin_to_cos`: the cosines come first, as in Stable
 /// Diffusion.
-pub fn timestep_embedding(t: &Tensor, width: i64, flip_sin_to_cos: bool, shift: f64) -> Tensor {
+/// # Errors
+/// Timesteps of more than one dimension; a width below 2; a shift of half the width.
+pub fn timestep_embedding(
+    t: &Tensor,
+    width: i64,
+    flip_sin_to_cos: bool,
+    shift: f64,
+) -> Result<Tensor> {
+    if t.dim() > 1 {
+        return Err(Error::shape("t", "[B], or one number", &t.size()));
+    }
+    if !(2..=1 << 16).contains(&width) {
+        return Err(Error::argument("width", format!("2 to {}", 1 << 16), width));
+    }
+    if !shift.is_finite() || shift == (width / 2) as f64 {
+        let expected = format!("a number other than {}, half of the width", width / 2);
+        return Err(Error::argument("shift", expected, shift));
+    }
+    Ok(sinusoids(&t.reshape([-1]), width, flip_sin_to_cos, shift))
+}
+
+/// The embedding of timesteps `[B]`, with a width and a shift that were checked.
+fn sinusoids(t: &Tensor, width: i64, flip_sin_to_cos: bool, shift: f64) -> Tensor {
     let half = width / 2;
     let i = Tensor::arange(half, (Kind::Float, t.device()));
     let frequencies = (i * (-(10000f64.ln()) / (half as f64 - shift))).exp();
@@ -38,7 +60,9 @@ pub fn timestep_embedding(t: &Tensor, width: i64, flip_sin_to_cos: bool, shift: 
 ///
 /// # Shapes
 /// Returns [B, width], one row a scale, in f32.
-pub fn guidance_embedding(guidance_scales: &[f64], width: i64) -> Tensor {
+/// # Errors
+/// As [`timestep_embedding`], with a shift of 1.
+pub fn guidance_embedding(guidance_scales: &[f64], width: i64) -> Result<Tensor> {
     let w: Vec<f32> = guidance_scales.iter().map(|scale| (scale - 1.) as f32 * 1000.).collect();
     timestep_embedding(&Tensor::from_slice(&w), width, false, 1.)
 }
@@ -101,7 +125,7 @@ impl Embedding {
     }
 
     fn sinusoids(&self, t: &Tensor, width: i64) -> Tensor {
-        timestep_embedding(t, width, self.flip_sin_to_cos, self.shift)
+        sinusoids(t, width, self.flip_sin_to_cos, self.shift)
     }
 
     /// Says whether there is everything that is embedded, in its shape, and nothing else.

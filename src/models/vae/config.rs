@@ -94,7 +94,8 @@ fn first_side<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<i64, D:
 impl VaeConfig {
     /// Pixels per latent cell along one side: 8 for Stable Diffusion.
     pub fn factor(&self) -> i64 {
-        1 << (self.block_out_channels.len().saturating_sub(1))
+        // An autoencoder has at most 8 levels; this may be asked of a configuration that nobody checked.
+        1 << (self.block_out_channels.len().saturating_sub(1)).min(62)
     }
 
     /// The dtype to compute in when `kind` is asked for: f32 instead of f16 if that overflows (`force_upcast`).
@@ -113,6 +114,7 @@ impl VaeConfig {
             ("latent_channels", self.latent_channels, 1 << 14),
             ("layers_per_block", self.layers_per_block, 64),
             ("norm_num_groups", self.norm_num_groups, 1 << 14),
+            ("sample_size", self.sample_size, 1 << 16),
         ];
         for (name, value, most) in counts {
             if !(1..=most).contains(&value) {

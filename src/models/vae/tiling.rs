@@ -5,6 +5,9 @@ use tch::Tensor;
 use super::config::VaeConfig;
 use crate::{Error, Result};
 
+/// The largest side of a tile in latent cells, larger than any picture.
+const LARGEST: i64 = 1 << 20;
+
 /// How a picture that does not fit into memory is cut: into overlapping square tiles, whose overlaps are
 /// blended linearly. The network normalises and attends within a tile, so the result is close to that of
 /// the whole picture but not equal to it.
@@ -34,13 +37,11 @@ impl Tiling {
 
     pub(super) fn check(self) -> Result<Self> {
         let Self { tile, overlap } = self;
-        if tile < 1 || !(0..tile).contains(&overlap) {
-            let got = format!("{overlap} of {tile}");
-            return Err(Error::argument(
-                "tiling",
-                "an overlap of at least 0 and smaller than the tile",
-                got,
-            ));
+        if !(1..=LARGEST).contains(&tile) || !(0..tile).contains(&overlap) {
+            let expected = format!(
+                "a tile of 1 to {LARGEST} latent cells, and an overlap of at least 0 and smaller than the tile"
+            );
+            return Err(Error::argument("tiling", expected, format!("{overlap} of {tile}")));
         }
         Ok(self)
     }
@@ -98,4 +99,19 @@ fn blend(before: &Tensor, after: &Tensor, dim: i64, overlap: i64) -> Tensor {
     let seam = before.narrow(dim, a - overlap, overlap) * (1. - &ramp)
         + after.narrow(dim, 0, overlap) * ramp;
     Tensor::cat(&[seam, after.narrow(dim, overlap, b - overlap)], dim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_that_cannot_be_are_refused() {
+        for (tile, overlap) in
+            [(i64::MAX, 0), (i64::MAX, i64::MAX - 1), (LARGEST + 1, 0), (0, 0), (4, 4), (4, -1)]
+        {
+            assert!(Tiling { tile, overlap }.check().is_err(), "{overlap} of {tile}");
+        }
+        assert!(Tiling { tile: LARGEST, overlap: 0 }.check().is_ok());
+    }
 }

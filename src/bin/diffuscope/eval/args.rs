@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use diffuscope::{Error, Result};
 
-use crate::options::{ComputeArgs, SamplingArgs, SplitOption};
+use crate::options::{ComputeArgs, SamplingArgs, Seed, SplitOption};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -37,8 +37,8 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 2000, allow_negative_numbers = true)]
     pub count: usize,
     /// Seed of the prompts and of the noise; that of the training should be another
-    #[arg(long, value_name = "S", default_value_t = 1_000_003)]
-    pub seed: u64,
+    #[arg(long, value_name = "S", default_value = "1000003", allow_negative_numbers = true)]
+    pub seed: Seed,
     /// Which captions to use: those the training may have had, those held out of it, or any
     #[arg(long, value_enum, default_value_t = SplitOption::Any)]
     pub split: SplitOption,

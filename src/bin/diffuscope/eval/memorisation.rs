@@ -1,11 +1,12 @@
 //! Whether pictures are copies of the training's scenes: distances to the nearest training latents.
 
 use diffuscope::Result;
+use diffuscope::device::check_memory;
 use diffuscope::eval::distances::{kolmogorov_smirnov, nearest_distances};
 use diffuscope::eval::scores::Memorisation;
 use diffuscope::models::vae::Vae;
 use diffuscope::scenes::{Scenes, Split};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::latents::{encode, flatten};
 use super::true_scenes::scene_seed;
@@ -29,6 +30,9 @@ impl TrainingLatents {
         count: u64,
         fresh: &Tensor,
     ) -> Result<Self> {
+        let bytes =
+            8. * count as f64 * flatten(&encode(vae, &fresh.narrow(0, 0, 1))?).numel() as f64;
+        check_memory(Device::Cpu, format!("the latents of {count} scenes"), bytes)?;
         let bar = bar(count, "training scenes {bar:30} {pos}/{len} {eta}");
         let mut latents = Vec::new();
         for start in (0..count).step_by(BATCH as usize) {

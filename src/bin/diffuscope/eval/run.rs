@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diffuscope::checkpoint::hub::locate;
+use diffuscope::device::check_memory;
 use diffuscope::eval::accuracy::{JudgedPicture, prompt_match};
 use diffuscope::eval::distances::psnr;
 use diffuscope::eval::questions::judge_folder;
@@ -35,10 +36,14 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let judge = Judge::open(&judge_folder, Kind::Float, device)?;
     let model = ScoredModel::open(&args, &folder, device)?;
     let scenes = Scenes::new(model.picture_size(&judge)?)?;
+    // The true scenes twice, what is made of them, and what is drawn, in f32.
+    let bytes = 6. * 12. * (args.count * scenes.size() * scenes.size()) as f64;
+    check_memory(Device::Cpu, format!("{} pictures", args.count), bytes)
+        .map_err(|e| e.hint("score fewer pictures: --count"))?;
     let compose = |seed| TrueScenes::compose(&scenes, args.count, seed, args.split.into());
-    let truth = compose(args.seed)?;
+    let truth = compose(args.seed.unsigned())?;
     let judged = judge_pictures(&judge, &truth.images)?;
-    let others = judge_pictures(&judge, &compose(args.seed.wrapping_add(1))?.images)?;
+    let others = judge_pictures(&judge, &compose(args.seed.after(1).unsigned())?.images)?;
     let reconstructed = reconstruct(model.vae(), &truth.images)?;
     let judged_reconstructed = judge_pictures(&judge, &reconstructed)?;
     let matched = |answers: &Tensor| -> Result<PromptMatch> {
@@ -49,7 +54,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         judge: from_project_root(&judge_folder),
         split: args.split.name(),
         count: args.count,
-        seed: args.seed,
+        seed: args.seed.unsigned(),
         dtype: args.compute.dtype.name().into(),
         scenes: matched(&judged.answers)?,
         reconstructed: matched(&judged_reconstructed.answers)?,

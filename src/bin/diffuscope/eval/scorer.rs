@@ -16,6 +16,7 @@ use super::judging::{
 use super::latents::flatten;
 use super::memorisation::TrainingLatents;
 use super::true_scenes::TrueScenes;
+use crate::options::Seed;
 use crate::terminal::bar;
 
 /// Pictures drawn at once.
@@ -59,8 +60,8 @@ impl<'a> Scorer<'a> {
     ) -> Result<Self> {
         let mut images = Vec::new();
         for (truth, _) in truth.truths.iter().take(repeated_prompts(args)) {
-            for jitter in 0..PER_PROMPT as u64 {
-                images.push(scenes.render(truth, args.seed.wrapping_add(jitter))?.to_tensor()?);
+            for jitter in 0..PER_PROMPT {
+                images.push(scenes.render(truth, args.seed.after(jitter).unsigned())?.to_tensor()?);
             }
         }
         let true_diversity = picture_diversity(judge, &Tensor::cat(&images, 0))?;
@@ -104,13 +105,13 @@ impl<'a> Scorer<'a> {
         let repeated = repeated_prompts(self.args);
         let all = self.args.count + repeated * PER_PROMPT;
         let bar = bar(all as u64, "drawing {bar:30} {pos}/{len} {eta} left");
-        let draw = |prompts: Vec<String>, seed: i64| -> Result<Generation> {
+        let draw = |prompts: Vec<String>, seed: Seed| -> Result<Generation> {
             let count = prompts.len() as u64;
             let request = Request {
                 sampler: self.args.sampling.sampler,
                 num_inference_steps: steps,
                 guidance: guidance_scale.into(),
-                seed,
+                seed: seed.signed(),
                 ..Request::batch(prompts)
             };
             let made = self.model.generate(&request)?;
@@ -119,10 +120,10 @@ impl<'a> Scorer<'a> {
             bar.inc(count);
             Ok(made)
         };
-        let seed = self.args.seed as i64;
+        let seed = self.args.seed;
         let (mut features, mut answers, mut latents, mut tiles) = (vec![], vec![], vec![], vec![]);
         for (i, prompts) in self.truth.captions.chunks(BATCH).enumerate() {
-            let made = draw(prompts.to_vec(), seed + (i * BATCH) as i64)?;
+            let made = draw(prompts.to_vec(), seed.after(i * BATCH))?;
             let judged = judge_pictures(self.judge, &made.image.clamp(-1., 1.))?;
             features.push(judged.features);
             answers.push(judged.answers);

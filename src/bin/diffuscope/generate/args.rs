@@ -11,7 +11,8 @@ use diffuscope::prediction::Prediction;
 use diffuscope::{Error, Result};
 
 use crate::image_inputs::ImageInputs;
-use crate::options::{ComputeArgs, SamplingArgs};
+use crate::options::{ComputeArgs, SamplingArgs, Seed};
+use crate::out::same_place;
 
 /// Most pictures of one call.
 const MOST: usize = 1024;
@@ -62,8 +63,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "E", default_value_t = 0., allow_negative_numbers = true)]
     pub eta: f64,
     /// The first picture's seed; the next picture has the next one
-    #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
-    pub seed: i64,
+    #[arg(long, value_name = "S", default_value = "0", allow_negative_numbers = true)]
+    pub seed: Seed,
     /// Pictures of each prompt
     #[arg(long, value_name = "K", default_value_t = 1, allow_negative_numbers = true)]
     pub count: usize,
@@ -137,6 +138,7 @@ impl GenerateArgs {
     /// What can be said before a model is opened.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
+        self.check_places()?;
         if self.trace.is_some() && self.sampling.guidance.len() != 1 {
             let got = self.sampling.guidance.len();
             return Err(Error::argument("--guidance with --trace", "one scale", got)
@@ -153,6 +155,25 @@ impl GenerateArgs {
         }
         self.rule(self.sampling.guidance[0])?;
         self.inputs.check()
+    }
+
+    /// Refuses a file that would be written over another file of the same call.
+    fn check_places(&self) -> Result<()> {
+        let Some(trace) = &self.trace else { return Ok(()) };
+        if trace.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
+            let todo = "a PNG is a picture, which --out names";
+            return Err(Error::argument("--trace", "F.safetensors", trace.display()).hint(todo));
+        }
+        let loras = self.loras.iter().map(|lora| &lora.path);
+        let read = loras.chain(&self.model).chain(self.inputs.paths());
+        for path in read.chain(&self.out) {
+            if same_place(path, trace) {
+                let expected = "a file of its own";
+                let todo = "this one is read or written by the same call";
+                return Err(Error::argument("--trace", expected, trace.display()).hint(todo));
+            }
+        }
+        Ok(())
     }
 
     /// What is stated of the checkpoint that it may not say itself.
@@ -197,7 +218,7 @@ impl GenerateArgs {
             num_inference_steps: self.steps,
             guidance: self.rule(self.sampling.guidance[0])?,
             weighted_prompts: self.weighted,
-            seed: self.seed,
+            seed: self.seed.signed(),
             width: self.width,
             height: self.height,
             ..Request::batch(&self.prompts)

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use diffuscope::Result;
 use diffuscope::checkpoint::{Checkpoint, Lora};
+use diffuscope::device::check_memory;
 use diffuscope::pipeline::{Request, StableDiffusion, Trace, tiny_folder};
 use tch::Device;
 
@@ -86,30 +87,36 @@ struct Drawn {
 /// Draws the request once for every guidance scale.
 fn draw(args: &GenerateArgs, model: &StableDiffusion, request: &mut Request) -> Result<Drawn> {
     let steps = model.plan(request)?.steps.len() * args.sampling.guidance.len();
+    // A picture that is given may say the size instead.
+    let (width, height) = model.size(request.width, request.height).unwrap_or_default();
+    let each = 12. * width as f64 * height as f64;
+    let all = request.prompts.len() as f64 * args.sampling.guidance.len() as f64;
+    check_memory(Device::Cpu, "the pictures of all guidance scales", all * each)?;
     let bar = bar(steps as u64, "{bar:30} step {pos}/{len} {msg} {eta} left");
     let mut drawn = Drawn { pictures: Vec::new(), trace: None, stopped: None };
     for &scale in &args.sampling.guidance {
         request.guidance = args.rule(scale)?;
         bar.set_message(format!("guidance {scale}"));
-        let mut records = Vec::new();
-        let generation = model.generate_with(request, |step| {
+        let step = || {
             bar.inc(1);
-            if args.trace.is_some() {
-                records.push(step);
-            }
             ControlFlow::Continue(())
-        })?;
-        let finished = generation.finished;
+        };
+        let (image, finished) = if args.trace.is_some() {
+            let trace = model.trace_with(request, |_| step())?;
+            let drawn_image = (trace.image.shallow_clone(), trace.len() == steps);
+            drawn.trace = Some(trace);
+            drawn_image
+        } else {
+            let generation = model.generate_with(request, |_| step())?;
+            (generation.image, generation.finished)
+        };
         for (i, prompt) in request.prompts.iter().enumerate() {
             drawn.pictures.push(DrawnPicture {
-                image: generation.image.get(i as i64),
+                image: image.get(i as i64),
                 prompt: prompt.clone(),
-                seed: request.seed.wrapping_add(i as i64),
+                seed: args.seed.after(i),
                 guidance_scale: scale,
             });
-        }
-        if args.trace.is_some() {
-            drawn.trace = Some(Trace::new(&records, generation)?);
         }
         if !finished {
             let done = bar.position();

@@ -9,6 +9,7 @@ use diffuscope::{Result, picture};
 use tch::Tensor;
 
 use super::args::{GenerateArgs, LoraFile};
+use crate::options::Seed;
 use crate::out::{Out, slug};
 
 /// Most pictures in a row of a contact sheet.
@@ -21,7 +22,7 @@ pub type Texts = Vec<(String, String)>;
 pub struct DrawnPicture {
     pub image: Tensor,
     pub prompt: String,
-    pub seed: i64,
+    pub seed: Seed,
     pub guidance_scale: f64,
 }
 
@@ -43,17 +44,17 @@ pub fn write(
             if args.sampling.guidance.len() > 1 {
                 name += &format!("-guidance-{guidance_scale}");
             }
-            files.push((out.place(&name)?, one.image.shallow_clone(), texts(one, settings)));
+            let mut picture = picture::to_rgb8(&one.image)?;
+            files.push((name, picture.remove(0), texts(one, settings)));
         }
     }
     if several {
-        let sheet = sheet(args, drawn, settings)?.rgb8()?.to_tensor()?;
-        files.push((out.place("sheet")?, sheet, texts_of_all.clone()));
+        let sheet = sheet(args, drawn, settings)?.rgb8()?;
+        files.push(("sheet".to_owned(), sheet, texts_of_all.clone()));
     }
     let mut written = Vec::new();
-    for (path, image, texts) in files {
-        picture::write_png(&path, &image, &texts)?;
-        written.push(path);
+    for (name, picture, texts) in files {
+        written.push(out.write(&name, &picture.to_png(&texts)?)?);
     }
     if let (Some(path), Some(trace)) = (&args.trace, trace) {
         trace.save(path, &texts_of_all)?;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use diffuscope::Result;
 use diffuscope::device::training_kind;
 use diffuscope::train::{OptimizerConfig, TrainSettings};
+use diffuscope::{Error, Result};
 use tch::{Device, Kind};
 
-use crate::options::{DeviceOptionArgs, Dtype};
+use crate::options::{DeviceOptionArgs, Dtype, Seed};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -38,8 +38,8 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 64)]
     pub size: usize,
     /// Seed of the initial weights and of all random numbers
-    #[arg(long, default_value_t = 0)]
-    pub seed: i64,
+    #[arg(long, default_value = "0", allow_negative_numbers = true)]
+    pub seed: Seed,
     /// The dtype that the network computes in; its weights are kept in f32 [default: bf16 if the device has
     /// instructions for it, otherwise f32]
     #[arg(long, value_parser = trainable_dtype())]
@@ -78,6 +78,10 @@ fn trainable_dtype() -> impl TypedValueParser<Value = Dtype> {
 impl TrainArgs {
     /// The settings of the training, on a device that it tells the user.
     pub fn settings(&self) -> Result<TrainSettings> {
+        let minutes = self.checkpoint_minutes;
+        if !(0. ..=1e6).contains(&minutes) {
+            return Err(Error::argument("--checkpoint-minutes", "0 to 1000000", minutes));
+        }
         let (device, kind) = self.device()?;
         let cores = if device == Device::Cpu { tch::get_num_threads().max(1) as usize } else { 1 };
         Ok(TrainSettings {
@@ -86,8 +90,8 @@ impl TrainArgs {
             batch: self.batch,
             learning_rate: self.rate,
             warmup: self.warmup,
-            seed: self.seed,
-            checkpoint_every: Duration::from_secs_f64(self.checkpoint_minutes.clamp(0., 1e6) * 60.),
+            seed: self.seed.signed(),
+            checkpoint_every: Duration::from_secs_f64(minutes * 60.),
             sheet_every: self.sheet_every,
             stop_at: self.stop_at,
             workers: self.workers.map_or(cores, NonZeroUsize::get),

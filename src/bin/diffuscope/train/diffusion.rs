@@ -80,7 +80,8 @@ impl DiffusionArgs {
             text: TextConfig {
                 vocab_size: 49408,
                 hidden_size: self.text_width,
-                intermediate_size: 4 * self.text_width,
+                // What is too large stays so, and is refused where the configuration is checked.
+                intermediate_size: self.text_width.saturating_mul(4),
                 num_hidden_layers: self.text_layers,
                 num_attention_heads: self.heads,
                 max_position_embeddings: 77,

@@ -1,11 +1,15 @@
 //! The scenes that are trained on.
 
+use diffuscope::device::check_memory;
 use diffuscope::scenes::{Scenes, Split, Truth};
 use diffuscope::{Error, Result, interrupt};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::args::TrainArgs;
 use crate::terminal::bar;
+
+/// The most scenes of one training, or one evaluation of it.
+pub const MOST_SCENES: usize = 10_000_000;
 
 /// Pictures, with their captions and truths. None of them shows a held-out combination.
 pub struct TrainingScenes {
@@ -18,16 +22,20 @@ pub struct TrainingScenes {
 impl TrainingScenes {
     pub fn compose(args: &TrainArgs) -> Result<Self> {
         let &TrainArgs { scenes: count, size, seed, .. } = args;
-        if count == 0 {
-            return Err(Error::argument("--scenes", "1 or more", 0));
+        if !(1..=MOST_SCENES).contains(&count) {
+            return Err(Error::argument("--scenes", format!("1 to {MOST_SCENES}"), count));
         }
         let scenes = Scenes::new(size)?;
+        // The pixels, and their copies in another order.
+        let bytes = 3. * (count * size * size * 3) as f64;
+        check_memory(Device::Cpu, format!("{count} scenes of {size} pixels"), bytes)
+            .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))?;
         let bar = bar(count as u64, "composing scenes {bar:30} {pos}/{len} {eta}");
         let mut pixels = Vec::with_capacity(count * size * size * 3);
         let (mut captions, mut truths) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for i in 0..count {
             interrupt::check(|| format!("after {i} of {count} scenes"))?;
-            let seed = (seed as u64).wrapping_mul(1 << 32).wrapping_add(i as u64);
+            let seed = seed.unsigned().wrapping_mul(1 << 32).wrapping_add(i as u64);
             let scene = scenes.scene(seed, Split::Train)?;
             pixels.extend_from_slice(&scene.picture.pixels);
             captions.push(scene.caption);
