@@ -185,9 +185,7 @@ fn of_sd1_or_sd2(
 }
 
 /// What parts of a key only other kinds of files have.
-const OTHER_KINDS: [(&str, &str); 7] = [
-    ("hada_w1", "LyCORIS (LoHa)"),
-    ("lokr_w", "LyCORIS (LoKr)"),
+const OTHER_KINDS: [(&str, &str); 5] = [
     ("control_model.", "ControlNet"),
     ("controlnet_cond_embedding.", "ControlNet"),
     ("joint_blocks.", "Stable Diffusion 3"),

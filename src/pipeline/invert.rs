@@ -30,10 +30,11 @@ impl StableDiffusion {
         }
         let mut x = self.encode(&init.image, None)?.expand_as(&prepared.x_t).to_device(self.device);
         self.using(&["unet"], || {
-            for (position, step) in plan.steps.iter().rev().map(|s| (s.position, s.pair())) {
+            for (i, planned) in plan.steps.iter().enumerate().rev() {
+                let (position, step) = (planned.position, planned.pair());
                 let mut x_t = x.shallow_clone();
                 for _ in 0..iterations {
-                    let output = no_grad(|| prepared.predict(&x_t, step.t))?;
+                    let output = no_grad(|| prepared.predict(i, &x_t, step.t))?;
                     let noise_pred = plan.prediction.noise(&position.rates(), &x_t, &output)?;
                     x_t = ddim_inverse_step(&self.schedule, step, &x, &noise_pred)?;
                 }

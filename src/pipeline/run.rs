@@ -54,8 +54,11 @@ impl StableDiffusion {
         let (latents, predicted) = self.using(&["unet"], || {
             let mut sampling = prepared.sampling()?;
             for i in 0.. {
-                if let Some((uncond, cond)) = prepared.contexts_at(i) {
-                    sampling.set_contexts(uncond, cond)?;
+                if let Some((denoiser, contexts)) = prepared.text_from(i) {
+                    sampling.set_denoiser(denoiser);
+                    if let Some((uncond, cond)) = contexts {
+                        sampling.set_contexts(uncond, cond)?;
+                    }
                 }
                 let Some(step) = sampling.next() else { break };
                 let mut step = step?;

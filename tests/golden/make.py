@@ -1039,6 +1039,45 @@ def loras():
             save(f"lora/{name}_merged", dict(list(out.items())[::3]))
 
 
+def sdxl_variants():
+    """SDXL's small model with prompts that change over the steps, and with a U-Net that is told the guidance scale."""
+    folder, size = HERE / "families" / "sdxl", dict(height=16, width=8)
+    negative = dict(negative_prompt=["blurry!"] * 2)
+    plain = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32, add_watermarker=False)
+    unet = UNet2DConditionModel.from_config(plain.unet.config, time_cond_proj_dim=6)
+    cond_proj = normal([4, 6], 16).half()
+    weights = {**plain.unet.state_dict(), "time_embedding.cond_proj.weight": cond_proj.float()}
+    unet.load_state_dict(weights)
+    distilled = StableDiffusionXLPipeline(**{**plain.components, "unet": unet.eval()}, add_watermarker=False)
+    others = dict(prompt=["a fish", "flat"], device="cpu", num_images_per_prompt=1)
+
+    def changing(model, guided):
+        """The other prompts from the eleventh of the twenty steps on."""
+        both = model.encode_prompt(**others, do_classifier_free_guidance=guided, **(negative if guided else {}))
+        cond, uncond, pooled, pooled_uncond = both
+        later = dict(
+            prompt_embeds=torch.cat([uncond, cond]) if guided else cond,
+            add_text_embeds=torch.cat([pooled_uncond, pooled]) if guided else pooled,
+        )
+        return lambda pipe, i, t, held: later if i == 9 else held
+
+    tensors = {"cond_proj": cond_proj}
+    for model, name in [(plain, "plain"), (distilled, "distilled")]:
+        model.set_progress_bar_config(disable=True)
+        guided = name == "plain"
+        for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
+            model.scheduler = scheduler.from_config(plain.scheduler.config)
+            asked = {**PROMPTED, **size, **(negative if guided else {}), "output_type": "latent"}
+            change = dict(
+                callback_on_step_end=changing(model, guided),
+                callback_on_step_end_tensor_inputs=["prompt_embeds", "add_text_embeds"],
+            )
+            for run, more in [("same", {}), ("changing", change)]:
+                generators = [seeded(5), seeded(6)]
+                tensors[f"{name}/{run}/{sampler}"] = model(**asked, **more, generator=generators)[0]
+    save("families/sdxl_variants", tensors)
+
+
 def ldm_unet(name, config):
     """latent-diffusion's name of a U-Net's tensor."""
     layers, parts = config.layers_per_block, name.split(".")
@@ -1491,6 +1530,6 @@ def checkpoints():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     parts = [schedules, timesteps, samplers, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
-    for part in [*parts, pipelines, families, loras, checkpoints]:
+    for part in [*parts, pipelines, families, sdxl_variants, loras, checkpoints]:
         print(part.__name__)
         part()
