@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::latent_diffusion_keys::LdmLayerNames;
 use crate::models::params::Params;
+use crate::tensor_file::unwrapped;
 
 /// How the keys of a LoRA are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +81,7 @@ pub(super) fn lora_key(key: &str) -> Option<LoraKey> {
         let (key, name) = key.rsplit_once('.')?;
         Some((ending(key)?, Some(name.to_owned())))
     };
-    let ((mut layer, factor), adapter) =
-        ending(key).map(|found| (found, None)).or_else(named)?;
+    let ((mut layer, factor), adapter) = ending(key).map(|found| (found, None)).or_else(named)?;
     // diffusers' oldest spelling: `attn1.processor.to_out_lora.down`, `self_attn.to_q_lora.down`.
     if let Some((scope, name)) = layer.rsplit_once('.') {
         let text = scope.ends_with("self_attn");
@@ -106,17 +106,20 @@ pub(super) fn network_and_layer(layer: &str) -> (&'static str, &str) {
     (network, plain.unwrap_or(name))
 }
 
-/// The kinds of change other than LoRA, by a part of their keys.
-const OTHER_METHODS: [(&str, &str); 13] = [
+/// The kinds of change other than LoRA, by a part that only their keys have.
+pub(super) const OTHER_METHODS: [(&str, &str); 6] = [
+    (".hada_", "Hadamard products (LyCORIS LoHa)"),
+    (".lokr_", "Kronecker products (LyCORIS LoKr)"),
+    (".oft_", "orthogonal changes (OFT)"),
+    (".ia3_", "scaled activations (IA3)"),
+    (".on_input", "scaled activations (IA3)"),
+    (".vera_lambda", "changes of shared factors (VeRA)"),
+];
+
+/// What else may stand beside low-rank changes, by a part of its keys.
+const BESIDE: [(&str, &str); 6] = [
     ("dora_scale", "DoRA's magnitudes"),
     ("lora_magnitude_vector", "DoRA's magnitudes"),
-    ("hada_", "Hadamard products (LyCORIS LoHa)"),
-    ("lokr_", "Kronecker products (LyCORIS LoKr)"),
-    ("oft_", "orthogonal changes (OFT)"),
-    ("ia3_", "scaled activations (IA3)"),
-    (".on_input", "scaled activations (IA3)"),
-    ("vera_lambda", "changes of shared factors (VeRA)"),
-    ("glora_", "generalised changes (GLoRA)"),
     (".diff", "full-rank changes (LyCORIS full)"),
     ("bias", "changes of biases"),
     ("lora_embedding", "changes of embeddings"),
@@ -125,7 +128,10 @@ const OTHER_METHODS: [(&str, &str); 13] = [
 
 /// The kind of change, other than LoRA, that a key belongs to.
 pub(super) fn other_method(key: &str) -> Option<&'static str> {
-    OTHER_METHODS.into_iter().find_map(|(part, method)| key.contains(part).then_some(method))
+    OTHER_METHODS
+        .into_iter()
+        .chain(BESIDE)
+        .find_map(|(part, method)| key.contains(part).then_some(method))
 }
 
 /// The weights of a network's layers, each a tensor's name and shape, by every spelling of the layer: `a.b.0.c`,

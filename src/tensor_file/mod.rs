@@ -7,6 +7,7 @@ mod pickle;
 mod read;
 mod tensor_location;
 mod torch_archive;
+mod wrapped_names;
 mod write;
 mod zip;
 
@@ -16,4 +17,5 @@ pub use component_folder::{read_config, weight_files};
 pub use named_tensors::NamedTensors;
 pub(crate) use named_tensors::TensorPart;
 pub use read::TensorFile;
+pub(crate) use wrapped_names::{common_prefix, unwrapped, wrappers};
 pub use write::write_tensors;
