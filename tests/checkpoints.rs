@@ -732,7 +732,23 @@ fn names_of_wrapped_networks_open() -> Result<()> {
     // Names that nobody knows: both sides are shown.
     write_tensors(&path, &names_as(&checkpoint("sd1.ckpt"), |name| format!("{name}.x")), &[])?;
     let said = StableDiffusion::open(&path, Kind::Float, Device::Cpu).unwrap_err().to_string();
-    assert!(said.contains("conv_in.weight") && said.contains(".weight.x"), "{said}");
+    assert!(said.contains("lacks the tensors") && said.contains(".weight.x"), "{said}");
+    // A name that the network does not have is shown beside the one that it lacks.
+    let renamed = |name: &str| match name.ends_with("time_embed.0.weight") {
+        true => name.replace("weight", "kernel"),
+        false => name.to_owned(),
+    };
+    write_tensors(&path, &names_as(&checkpoint("sd1.ckpt"), renamed), &[])?;
+    let said = StableDiffusion::open(&path, Kind::Float, Device::Cpu).unwrap_err().to_string();
+    assert!(said.contains("linear_1.weight") && said.contains("linear_1.kernel"), "{said}");
+    // All of them are another network's: still both sides.
+    let folder = place.path().join("other");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(unet.join("config.json"), folder.join("config.json")).unwrap();
+    let strange = names_as(&file, |name| format!("x/{name}"));
+    write_tensors(folder.join("diffusion_pytorch_model.safetensors"), &strange, &[])?;
+    let said = UNet::open(&folder, Kind::Float, Device::Cpu).unwrap_err().to_string();
+    assert!(said.contains(" conv_in.weight") && said.contains("x/conv_in.bias"), "{said}");
     write_tensors(&path, &names_as(&file, |name| name.replace('.', "/")), &[])?;
     let said = StableDiffusion::open(&path, Kind::Float, Device::Cpu).unwrap_err().to_string();
     assert!(

@@ -190,7 +190,11 @@ impl Contents {
                         _ => inferred_configs::text_encoder(&weights, keys.is_open_clip(name)),
                     };
                     let lacks = || {
-                        let what = format!("its {name} lacks the tensors that tell its size");
+                        let first: Vec<&str> = weights.names().take(3).collect();
+                        let what = format!(
+                            "its {name} lacks the tensors that tell its size; it has such as {}",
+                            first.join(", ")
+                        );
                         Error::weights(path, what)
                     };
                     (inferred.ok_or_else(lacks)?, path.to_owned())

@@ -334,6 +334,59 @@ def tokenizer():
     (HERE / "tokenizer.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
 
 
+# Folders whose tokens stand in several files, each with the ids of some prompts: the same files are written by the test.
+ADDED = ["a <cat-toy> on grass", "a <Cat-Toy>!", "<cat-toy>s", "x<cat-toy> y", "a sks1 b", "a cat</w> b", "!a"]
+
+
+def added_tokens():
+    def saved(**tokens):
+        """The `tokenizer.json` of the tiny vocabulary, with these tokens added to it."""
+        folder = HERE / "added_tokens_work"
+        tiny_tokenizer(folder, pad_token="<|endoftext|>").save_pretrained(folder)
+        kept = json.loads((folder / "tokenizer.json").read_text())
+        shutil.rmtree(folder)
+        kept["added_tokens"] += [
+            dict(id=i, content=token, single_word=False, lstrip=False, rstrip=False, normalized=True, special=False)
+            for token, i in tokens.items()
+        ]
+        return kept
+
+    def token(content, **more):
+        return dict(content=content, single_word=False, lstrip=False, rstrip=False, normalized=True, special=False, **more)
+
+    folder, cases = HERE / "added_tokens_work", []
+    parts = {
+        "added": {"added_tokens.json": {"<cat-toy>": 714}},
+        "gap": {"added_tokens.json": {"<cat-toy>": 720, "sks1": 717}},
+        "decoder": {"tokenizer_config.json": {"added_tokens_decoder": {"714": token("<cat-toy>")}, "pad_token": "!"}},
+        "special": {"special_tokens_map.json": {"additional_special_tokens": ["<cat-toy>"], "pad_token": "!"}},
+        "json": {"tokenizer.json": saved(**{"<cat-toy>": 714})},
+        "json_and_added": {"tokenizer.json": saved(), "added_tokens.json": {"<cat-toy>": 714}},
+        "same_id": {"tokenizer.json": saved(**{"<cat-toy>": 714}), "added_tokens.json": {"sks1": 714}},
+        "more": {"tokenizer.json": saved(**{"<cat-toy>": 714}), "added_tokens.json": {"<cat-toy>": 714, "sks1": 715}},
+        "before": {"tokenizer.json": saved(**{"<cat-toy>": 715}), "added_tokens.json": {"sks1": 714}},
+        "decoder_alone_counts": {
+            "tokenizer.json": saved(**{"sks1": 714}),
+            "added_tokens.json": {"sks1": 714},
+            "tokenizer_config.json": {"added_tokens_decoder": {"714": token("<cat-toy>")}},
+        },
+    }
+    for name, files in parts.items():
+        tiny_tokenizer(folder, pad_token="<|endoftext|>")
+        for path in folder.iterdir():
+            if path.name not in ["vocab.json", "merges.txt"]:
+                path.unlink()
+        for path, content in files.items():
+            (folder / path).write_text(json.dumps(content))
+        opened = CLIPTokenizer.from_pretrained(folder)
+        ids = [opened(prompt, padding="max_length", max_length=77).input_ids[:16] for prompt in ADDED]
+        # The vocabulary itself is in the repository once.
+        files = {path: dict(content, model=None) if "model" in content else content for path, content in files.items()}
+        cases.append(dict(name=name, files=files, prompts=ADDED, ids=ids))
+        shutil.rmtree(folder)
+    (HERE / "added_tokens.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
+
+
 # PHI and SCALE/ETA/THRESHOLD/MOMENTUM in the names: guidance beyond the plain rule, two steps of the projected one.
 def guidance():
     shape, tensors = (2, 4, 5, 3), {}
@@ -1529,7 +1582,7 @@ def checkpoints():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = [schedules, timesteps, samplers, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
+    parts = [schedules, timesteps, samplers, guidance, tokenizer, added_tokens, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
     for part in [*parts, pipelines, families, sdxl_variants, loras, checkpoints]:
         print(part.__name__)
         part()
