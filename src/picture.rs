@@ -172,11 +172,10 @@ fn resized(rgb: RgbImage, width: u32, height: u32) -> Result<Rgb8> {
             return Err(Error::argument(what, format!("1 to {LONGEST_SIDE} pixels"), value));
         }
     }
-    Rgb8 { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() }.resized(
-        width,
-        height,
-        FilterType::Lanczos3,
-    )
+    let rgb = Rgb8 { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() };
+    // First across, then down, with 8 bits in between, as Pillow does.
+    let across = rgb.resized(width, rgb.height, FilterType::Lanczos3)?;
+    across.resized(width, height, FilterType::Lanczos3)
 }
 
 /// Width and height of a PNG or JPEG file in pixels, turned as [`read`] turns it.

@@ -41,11 +41,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from diffusers.utils import load_image
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -385,6 +388,38 @@ def added_tokens():
         cases.append(dict(name=name, files=files, prompts=ADDED, ids=ids))
         shutil.rmtree(folder)
     (HERE / "added_tokens.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
+
+
+# KIND/file holds the bytes of a picture; KIND/picture and KIND/mask are what diffusers' processors make of it, 8 by 16.
+def pictures():
+    numbers = np.random.default_rng(7)
+    drawn = lambda *shape: numbers.integers(0, 256, shape, dtype=np.uint8)
+    smooth = lambda image: image.resize((20, 12), Image.Resampling.BICUBIC)
+    colour = smooth(Image.fromarray(drawn(5, 6, 3)))
+    # Nowhere wholly transparent: what stands there is black in a mask here, and in diffusers what the file hides.
+    alpha = Image.fromarray(np.maximum(np.array(smooth(Image.fromarray(drawn(5, 6)))), 1))
+    veiled = colour.copy()
+    veiled.putalpha(alpha)
+    grey = colour.convert("L")
+    both = Image.merge("LA", [grey, alpha])
+    kinds = {
+        "rgb": colour, "rgba": veiled, "grey": grey, "grey_alpha": both, "palette": colour.quantize(16),
+        "bits": grey.convert("1"), "jpeg": colour, "cmyk": colour.convert("CMYK"),
+    }
+    strokes = np.zeros((12, 20, 4), np.uint8)
+    strokes[3:6, 2:15] = 255
+    kinds["strokes"] = Image.fromarray(strokes)
+    pictures = VaeImageProcessor(vae_scale_factor=2)
+    masks = VaeImageProcessor(vae_scale_factor=2, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+    tensors = {}
+    for name, image in kinds.items():
+        file = HERE / "picture_work"
+        image.save(file, "JPEG" if name in ["jpeg", "cmyk"] else "PNG")
+        tensors[f"{name}/file"] = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+        tensors[f"{name}/picture"] = pictures.preprocess(load_image(str(file)), 16, 8)
+        tensors[f"{name}/mask"] = masks.preprocess(load_image(str(file)), 16, 8)
+        file.unlink()
+    save("pictures", tensors)
 
 
 # PHI and SCALE/ETA/THRESHOLD/MOMENTUM in the names: guidance beyond the plain rule, two steps of the projected one.
@@ -1582,7 +1617,7 @@ def checkpoints():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = [schedules, timesteps, samplers, guidance, tokenizer, added_tokens, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
+    parts = [schedules, timesteps, samplers, guidance, tokenizer, added_tokens, pictures, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
     for part in [*parts, pipelines, families, sdxl_variants, loras, checkpoints]:
         print(part.__name__)
         part()
