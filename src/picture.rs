@@ -538,7 +538,7 @@ mod tests {
         let mut whole = whole.into_inner();
         // A thumbnail in a segment has an end of its own.
         whole.splice(2..2, [0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2]);
-        let mut open = |bytes: &[u8]| {
+        let open = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
             read(&path, 8, 8).map_err(|error| error.to_string())
         };
