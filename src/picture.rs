@@ -9,7 +9,7 @@ use std::path::Path;
 
 use image::error::{ImageError, LimitErrorKind};
 use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use tch::{Kind, Tensor};
 
 use crate::write_file::write_file;
@@ -98,23 +98,84 @@ impl Rgb8 {
 
 /// Reads a PNG or JPEG file as a tensor `[1, 3, height, width]`, f32, in `[-1, 1]`.
 ///
-/// The picture is turned as its EXIF orientation says, transparent parts are laid on white, and it
-/// is resized to `width` × `height` with a Lanczos filter, as in diffusers' `VaeImageProcessor`
-/// (its proportions are not kept: crop it first if they must be).
+/// As diffusers' `load_image` and `VaeImageProcessor` do, the picture is turned as its EXIF orientation says, its alpha is
+/// dropped, palettes become colours and 16 bits their upper 8, and it is resized to `width` × `height` with a Lanczos
+/// filter (its proportions are not kept: crop it first if they must be).
 ///
 /// # Errors
 /// A file that is missing, is not a picture, is damaged or cut short, or is larger than 16384 pixels
 /// a side; a size of 0 or above 16384.
 pub fn read(path: impl AsRef<Path>, width: u32, height: u32) -> Result<Tensor> {
+    resized(rgb8(open(path.as_ref())?), width, height)?.to_tensor()
+}
+
+/// Reads a PNG or JPEG file as a mask `[1, 1, height, width]`, f32, in `[0, 1]`: 1 where it is white.
+///
+/// Colours count by their luma, `0.299 R + 0.587 G + 0.114 B` in 8 bits, as in diffusers' mask processor; what is wholly
+/// transparent is black whatever colour the file hides there. All else is as in [`read`].
+///
+/// # Errors
+/// As [`read`].
+pub fn read_mask(path: impl AsRef<Path>, width: u32, height: u32) -> Result<Tensor> {
+    let mut image = open(path.as_ref())?;
+    if image.color().has_alpha() {
+        let mut rgba = image.into_rgba8();
+        for pixel in rgba.pixels_mut().filter(|pixel| pixel.0[3] == 0) {
+            pixel.0 = [0; 4];
+        }
+        image = rgba.into();
+    }
+    let Rgb8 { pixels, .. } = resized(rgb8(image), width, height)?;
+    let luma = |rgb: &[u8]| {
+        let sum: u32 =
+            rgb.iter().zip([19_595, 38_470, 7_471]).map(|(&c, w)| u32::from(c) * w).sum();
+        ((sum + 0x8000) >> 16) as u8
+    };
+    let grey: Vec<u8> = pixels.chunks_exact(3).map(luma).collect();
+    let (width, height) = (i64::from(width), i64::from(height));
+    Ok(Tensor::from_slice(&grey).view([1, 1, height, width]).to_kind(Kind::Float) / 255.)
+}
+
+/// Reads a PNG or JPEG file as a depth map `[1, 1, H, W]`, f32, in `[0, 1]`, in the size and with all the bits that it
+/// has: the luma of its colours, without regard to alpha.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_depth(path: impl AsRef<Path>) -> Result<Tensor> {
+    let image = open(path.as_ref())?.into_rgb16();
+    let (width, height) = image.dimensions();
+    let luma = |p: &image::Rgb<u16>| {
+        let [r, g, b] = p.0.map(f64::from);
+        ((0.299 * r + 0.587 * g + 0.114 * b) / 65_535.) as f32
+    };
+    let values: Vec<f32> = image.pixels().map(luma).collect();
+    Ok(Tensor::from_slice(&values).view([1, 1, i64::from(height), i64::from(width)]))
+}
+
+/// Colours in 8 bits: the upper ones of 16, and no alpha.
+fn rgb8(image: DynamicImage) -> RgbImage {
+    match image.color().bytes_per_pixel() / image.color().channel_count() {
+        0 | 1 => image.into_rgb8(),
+        _ => {
+            let image = image.into_rgb16();
+            RgbImage::from_fn(image.width(), image.height(), |x, y| {
+                image::Rgb(image.get_pixel(x, y).0.map(|c| (c >> 8) as u8))
+            })
+        }
+    }
+}
+
+/// In the size that is asked for.
+fn resized(rgb: RgbImage, width: u32, height: u32) -> Result<Rgb8> {
     for (what, value) in [("width", width), ("height", height)] {
         if !(1..=LONGEST_SIDE).contains(&value) {
             return Err(Error::argument(what, format!("1 to {LONGEST_SIDE} pixels"), value));
         }
     }
-    let rgb = open(path.as_ref())?;
-    Rgb8 { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() }
-        .resized(width, height, FilterType::Lanczos3)?
-        .to_tensor()
+    let rgb = Rgb8 { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() };
+    // First across, then down, with 8 bits in between, as Pillow does.
+    let across = rgb.resized(width, rgb.height, FilterType::Lanczos3)?;
+    across.resized(width, height, FilterType::Lanczos3)
 }
 
 /// Width and height of a PNG or JPEG file in pixels, turned as [`read`] turns it.
@@ -122,7 +183,8 @@ pub fn read(path: impl AsRef<Path>, width: u32, height: u32) -> Result<Tensor> {
 /// # Errors
 /// As [`read`].
 pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32)> {
-    Ok(open(path.as_ref())?.dimensions())
+    let image = open(path.as_ref())?;
+    Ok((image.width(), image.height()))
 }
 
 /// Reads the metadata of a PNG file: what [`write_png`] was given as `text`.
@@ -226,7 +288,8 @@ pub(crate) fn one(image: &Tensor) -> Result<Rgb8> {
     pictures.pop().ok_or_else(|| Error::shape("picture", "[1, 3, H, W]", &image.size()))
 }
 
-fn open(path: &Path) -> Result<RgbImage> {
+/// A whole picture, turned as it says.
+fn open(path: &Path) -> Result<DynamicImage> {
     // The format is what the bytes say, whatever the file is called.
     let mut reader = File::open(path)
         .and_then(|file| ImageReader::new(BufReader::new(file)).with_guessed_format())
@@ -257,6 +320,14 @@ fn open(path: &Path) -> Result<RgbImage> {
             "it is not a picture; PNG and JPEG files can be read",
         ));
     }
+    // The decoder fills what is missing of a JPEG with grey.
+    if format == Some(ImageFormat::Jpeg) {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        if !is_whole_jpeg(&bytes) {
+            let message = "the Jpeg file is cut short: it has no end of image";
+            return Err(Error::image(path.display(), message));
+        }
+    }
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(LONGEST_SIDE);
     limits.max_image_height = Some(LONGEST_SIDE);
@@ -265,19 +336,26 @@ fn open(path: &Path) -> Result<RgbImage> {
     let orientation = decoder.orientation().map_err(fail)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(fail)?;
     image.apply_orientation(orientation);
-    Ok(on_white(image))
+    Ok(image)
 }
 
-fn on_white(image: DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.into_rgb8();
+/// Whether a JPEG file goes on to its end-of-image marker. Segments are skipped by their lengths, since a thumbnail in
+/// one has an end of its own; within a scan, 0xFF stands before 0 or a restart.
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[first, code]) = bytes.get(at..at + 2) {
+        match (first, code) {
+            (0xff, 0xd9) => return true,
+            (0xff, 0xff) => at += 1,
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
+            (0xff, _) => {
+                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
+            }
+            _ => at += 1,
+        }
     }
-    let rgba = image.into_rgba8();
-    let (width, height) = rgba.dimensions();
-    RgbImage::from_fn(width, height, |x, y| {
-        let [r, g, b, a] = rgba.get_pixel(x, y).0.map(u32::from);
-        image::Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8))
-    })
+    false
 }
 
 #[cfg(test)]
@@ -389,14 +467,14 @@ mod tests {
     }
 
     #[test]
-    fn reading_resizes_and_lays_on_white() {
+    fn reading_resizes_and_drops_alpha() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         let transparent = image::RgbaImage::from_pixel(40, 20, image::Rgba([255, 0, 0, 0]));
         transparent.save(&path).unwrap();
-        let read_back = read(&path, 8, 16).unwrap();
-        assert_eq!(read_back.size(), [1, 3, 16, 8]);
-        assert!(f64::try_from(read_back.min()).unwrap() > 0.99);
+        let read_back = to_rgb8(&read(&path, 8, 16).unwrap()).unwrap();
+        assert_eq!((read_back[0].width, read_back[0].height), (8, 16));
+        assert!(read_back[0].pixels.chunks(3).all(|rgb| rgb == [255, 0, 0]));
 
         let jpeg = folder.path().join("picture.png");
         image::RgbImage::from_pixel(9, 9, image::Rgb([10, 200, 90]))
@@ -404,6 +482,76 @@ mod tests {
             .unwrap();
         let green = to_rgb8(&read(&jpeg, 3, 3).unwrap()).unwrap();
         assert!(green[0].pixels[1].abs_diff(200) < 4, "{:?}", green[0].pixels);
+    }
+
+    #[test]
+    fn masks_are_luma_and_black_where_nothing_is_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let values = |image: &image::RgbaImage| {
+            image.save(&path).unwrap();
+            let mask = read_mask(&path, image.width(), image.height()).unwrap();
+            assert_eq!(mask.size(), [1, 1, 1, i64::from(image.width())]);
+            Vec::<f32>::try_from(mask.flatten(0, -1) * 255.).unwrap()
+        };
+        let colours = [
+            [255, 255, 255, 255],
+            [255, 255, 255, 0],
+            [0, 0, 0, 0],
+            [255, 255, 255, 90],
+            [0, 255, 0, 255],
+            [255, 0, 0, 255],
+            [0, 0, 255, 255],
+        ];
+        let strokes = image::RgbaImage::from_fn(7, 1, |x, _| image::Rgba(colours[x as usize]));
+        let got: Vec<f32> = values(&strokes).iter().map(|value| value.round()).collect();
+        assert_eq!(got, [255., 0., 0., 255., 150., 76., 29.]);
+    }
+
+    #[test]
+    fn sixteen_bits_are_the_upper_eight_and_all_of_a_depth_map() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        type Grey = image::ImageBuffer<image::Luma<u16>, Vec<u16>>;
+        let map = Grey::from_fn(5, 1, |x, _| image::Luma([1000 + 10 * x as u16]));
+        map.save(&path).unwrap();
+        let depth = Vec::<f32>::try_from(read_depth(&path).unwrap().flatten(0, -1)).unwrap();
+        for (x, value) in depth.iter().enumerate() {
+            assert!((f64::from(*value) * 65_535. - (1000 + 10 * x) as f64).abs() < 0.01, "{value}");
+        }
+        Grey::from_pixel(4, 4, image::Luma([0x80ff])).save(&path).unwrap();
+        let picture = to_rgb8(&read(&path, 4, 4).unwrap()).unwrap();
+        assert!(picture[0].pixels.iter().all(|byte| *byte == 0x80));
+    }
+
+    #[test]
+    fn a_jpeg_that_is_cut_anywhere_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jpg");
+        let noise = Tensor::rand([3, 40, 24], (Kind::Float, Device::Cpu)) * 2. - 1.;
+        let rgb = one(&noise).unwrap();
+        let mut whole = std::io::Cursor::new(Vec::new());
+        RgbImage::from_raw(24, 40, rgb.pixels)
+            .unwrap()
+            .write_to(&mut whole, ImageFormat::Jpeg)
+            .unwrap();
+        let mut whole = whole.into_inner();
+        // A thumbnail in a segment has an end of its own.
+        whole.splice(2..2, [0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2]);
+        let open = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read(&path, 8, 8).map_err(|error| error.to_string())
+        };
+        assert!(open(&whole).is_ok());
+        assert!(open(&[&whole[..], &[0; 9]].concat()).is_ok(), "bytes after the end");
+        let cuts = [1, 2, 3, 10, 100, whole.len() / 2, whole.len() * 9 / 10, whole.len() - 30];
+        for cut in cuts {
+            let message = open(&whole[..whole.len() - cut]).unwrap_err();
+            assert!(message.contains("cut short") || message.contains("damaged"), "{message}");
+        }
+        let half = whole.len() / 2;
+        let zeroed = [&whole[..half], &vec![0; whole.len() - half]].concat();
+        assert!(open(&zeroed).unwrap_err().contains("cut short"));
     }
 
     #[test]

@@ -845,3 +845,203 @@ fn what_a_network_leaves_out_is_what_diffusers_assumes() {
         }
     }
 }
+
+fn names_as(path: &Path, rename: impl Fn(&str) -> String) -> Vec<(String, Tensor)> {
+    tensors(path).into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect()
+}
+
+/// What torch.compile, parallel training and other wrappers leave in the names is taken off and said, wherever it stands.
+#[test]
+fn names_of_wrapped_networks_open() -> Result<()> {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("a.safetensors");
+    let plain = Checkpoint::open(checkpoint("sd1.ckpt"))?;
+    type Rename = fn(&str) -> String;
+    let whole: [(&str, Rename); 4] = [
+        ("_orig_mod.", |name| format!("_orig_mod.{name}")),
+        ("module.", |name| format!("module.{name}")),
+        ("_orig_mod.", |name| name.replace("diffusion_model.", "diffusion_model._orig_mod.")),
+        ("net.", |name| format!("net.{name}")),
+    ];
+    for (part, rename) in whole {
+        write_tensors(&path, &names_as(&checkpoint("sd1.ckpt"), rename), &[])?;
+        let opened = Checkpoint::open(&path)?;
+        assert_eq!((opened.family, opened.key_style), (plain.family, plain.key_style), "{part}");
+        let report = examine(&opened);
+        assert!(report.is_whole(), "{part}: {report:?} {:?}", report.networks);
+        assert_eq!(opened.notes(), [format!("taken off the names of its tensors: {part}")]);
+        let [a, b] = [&plain, &opened]
+            .map(|checkpoint| checkpoint.params("unet", Kind::Float, Device::Cpu).unwrap());
+        let unet = |params| UNet::new(params, &plain.config("unet").unwrap()).unwrap();
+        let [a, b] = [&a, &b].map(|params| (unet(params), params.variables()).1);
+        for (a, b) in a.iter().zip(&b) {
+            assert!(a.0 == b.0 && a.1.equal(&b.1), "{part}: {} and {}", a.0, b.0);
+        }
+    }
+
+    // A network of a folder, and a network alone.
+    let unet = golden::path("pipeline/sd1/unet");
+    let file = unet.join("diffusion_pytorch_model.safetensors");
+    let folder = place.path().join("unet");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(unet.join("config.json"), folder.join("config.json")).unwrap();
+    for part in ["_orig_mod.", "module._orig_mod.", "unet."] {
+        let wrapped = names_as(&file, |name| format!("{part}{name}"));
+        write_tensors(folder.join("diffusion_pytorch_model.safetensors"), &wrapped, &[])?;
+        let opened = Checkpoint::open(&folder)?;
+        assert!(
+            examine(&opened).is_whole()
+                && opened.notes()[0].contains(part.split('.').next().unwrap())
+        );
+        write_tensors(&path, &wrapped, &[])?;
+        let configs = Some(golden::path("pipeline/sd1"));
+        let configs = OpenOptions { configs, ..OpenOptions::default() };
+        let alone = Checkpoint::open_with(&path, &configs)?;
+        assert!(examine(&alone).is_whole(), "{part}");
+        assert_eq!(alone.family, Family::UNet);
+    }
+
+    // Names that nobody knows: both sides are shown.
+    write_tensors(&path, &names_as(&checkpoint("sd1.ckpt"), |name| format!("{name}.x")), &[])?;
+    let said = StableDiffusion::open(&path, Kind::Float, Device::Cpu).unwrap_err().to_string();
+    assert!(said.contains("lacks the tensors") && said.contains(".weight.x"), "{said}");
+    // A name that the network does not have is shown beside the one that it lacks.
+    let renamed = |name: &str| match name.ends_with("time_embed.0.weight") {
+        true => name.replace("weight", "kernel"),
+        false => name.to_owned(),
+    };
+    write_tensors(&path, &names_as(&checkpoint("sd1.ckpt"), renamed), &[])?;
+    let said = StableDiffusion::open(&path, Kind::Float, Device::Cpu).unwrap_err().to_string();
+    assert!(said.contains("linear_1.weight") && said.contains("linear_1.kernel"), "{said}");
+    // All of them are another network's: still both sides.
+    let folder = place.path().join("other");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(unet.join("config.json"), folder.join("config.json")).unwrap();
+    let strange = names_as(&file, |name| format!("x/{name}"));
+    write_tensors(folder.join("diffusion_pytorch_model.safetensors"), &strange, &[])?;
+    let said = UNet::open(&folder, Kind::Float, Device::Cpu).unwrap_err().to_string();
+    assert!(said.contains(".norm1.weight [16] is missing") && said.contains("x/"), "{said}");
+    write_tensors(&path, &names_as(&file, |name| name.replace('.', "/")), &[])?;
+    let said = StableDiffusion::open(&path, Kind::Float, Device::Cpu).unwrap_err().to_string();
+    assert!(
+        said.contains("names such as conv_in/bias") && said.contains("down_blocks.0"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Every published family's hollow file, opened with these tensors and this metadata beside it.
+fn opened_with(
+    family: &str,
+    markers: &[&str],
+    metadata: &[(&str, &str)],
+    path: &Path,
+) -> Result<Checkpoint> {
+    let mut keys = published()[family].keys.clone();
+    keys.extend(markers.iter().map(|name| (name.to_string(), vec![0])));
+    hollow(path, &keys, metadata);
+    Checkpoint::open(path)
+}
+
+/// What a folder says and a single file cannot is as the published folder of the family has it.
+#[test]
+fn a_single_file_is_completed_by_its_family() -> Result<()> {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("a.safetensors");
+    for (family, scheduler, sample_size, scaling_factor, upcast) in [
+        ("sd1", "PNDMScheduler", 64, 0.18215, false),
+        ("sd2", "DDIMScheduler", 96, 0.18215, false),
+        ("sdxl", "EulerDiscreteScheduler", 128, 0.13025, true),
+        ("refiner", "EulerDiscreteScheduler", 128, 0.13025, true),
+        ("x4", "DDIMScheduler", 128, 0.08333, true),
+    ] {
+        let opened = opened_with(family, &[], &[], &path)?;
+        let vae: VaeConfig = opened.config("vae")?;
+        let f16 = if upcast { Kind::Float } else { Kind::Half };
+        assert_eq!((vae.kind(Kind::Half), vae.scaling_factor), (f16, scaling_factor), "{family}");
+        assert_eq!(opened.networks["unet"].config["sample_size"], sample_size, "{family}");
+        let (config, _) = &opened.schedulers["scheduler"];
+        assert_eq!(config["_class_name"], scheduler, "{family}");
+        assert!(config.get("rescale_betas_zero_snr").is_none(), "{family}");
+    }
+
+    // A folder that leaves it to diffusers' class.
+    let folder = place.path().join("sdxl");
+    for part in [
+        "",
+        "scheduler",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+        "unet",
+        "vae",
+    ] {
+        fs::create_dir_all(folder.join(part)).unwrap();
+        for entry in fs::read_dir(golden::path("families/sdxl").join(part)).unwrap() {
+            let file = entry.unwrap().path();
+            if file.is_file() {
+                fs::copy(&file, folder.join(part).join(file.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    let config = folder.join("vae/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"force_upcast\": true,", "")).unwrap();
+    let vae: VaeConfig = Checkpoint::open(&folder)?.config("vae")?;
+    assert_eq!(vae.kind(Kind::Half), Kind::Float);
+    Ok(())
+}
+
+/// The markers and the metadata by which a single file says what its model predicts and how it was trained.
+#[test]
+fn markers_and_metadata_of_single_files_are_followed() -> Result<()> {
+    use Prediction::{Epsilon, V};
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("a.safetensors");
+    for (family, markers, metadata, prediction, zero) in [
+        ("sdxl", &[][..], &[][..], Epsilon, false),
+        ("sdxl", &["v_pred"], &[], V, false),
+        ("sdxl", &["v_pred", "ztsnr"], &[], V, true),
+        ("sd1", &["v_pred", "ztsnr"], &[], V, true),
+        ("sd2", &["ztsnr"], &[], V, true),
+        ("sdxl", &["ztsnr"], &[], V, true),
+        ("sdxl", &["v_pred"], &[("ztsnr", "true")], V, true),
+        ("sdxl", &["v_pred"], &[("ztsnr", "False")], V, false),
+        ("sdxl", &[], &[("modelspec.prediction_type", "v"), ("ztsnr", "1")], V, true),
+        ("sdxl", &[], &[("modelspec.predict_key", "v")], V, false),
+        ("sdxl", &[], &[("modelspec.predict_key", "epsilon")], Epsilon, false),
+        (
+            "sdxl",
+            &[],
+            &[("ss_v_parameterization", "True"), ("ss_zero_terminal_snr", "True")],
+            V,
+            true,
+        ),
+        ("sdxl", &[], &[("ss_v_parameterization", "None")], Epsilon, false),
+    ] {
+        let what = format!("{family} {markers:?} {metadata:?}");
+        let opened = opened_with(family, markers, metadata, &path)?;
+        assert_eq!(opened.prediction.prediction, prediction, "{what}");
+        assert!(opened.unknown.is_empty(), "{what}: {:?}", opened.unknown);
+        let (config, from) = opened.schedulers["scheduler"].clone();
+        let written = place.path().join("scheduler_config.json");
+        fs::write(&written, config.to_string()).unwrap();
+        let scheduler = diffuscope::checkpoint::SchedulerConfig::open(&written)?;
+        assert_eq!((scheduler.prediction(), from), (prediction, path.clone()), "{what}");
+        let last = *scheduler.schedule()?.alphas_cumprod().last().unwrap();
+        assert_eq!(last < 1e-9, zero, "{what}: {last}");
+        assert_ne!((scheduler.sampler().to_string().as_str(), zero), ("pndm", true));
+    }
+    // The schedule that the file holds.
+    let mut file = tensors(&checkpoint("sd1.ckpt"));
+    let ends = |last: f64| Tensor::from_slice(&[0.9991, 0.5, last]);
+    for (last, zero) in [(0.0047, false), (4.9e-8, true)] {
+        file.retain(|(name, _)| name != "alphas_cumprod");
+        file.push(("alphas_cumprod".into(), ends(last)));
+        write_tensors(&path, &file, &[])?;
+        let (config, _) = &Checkpoint::open(&path)?.schedulers["scheduler"];
+        assert_eq!(config.get("rescale_betas_zero_snr").is_some(), zero);
+    }
+    Ok(())
+}

@@ -433,6 +433,47 @@ fn malformed_answers_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// A mirror whose files lie on another host, which may take no HEAD: both are asked as GET is, and the token stays here.
+#[test]
+fn a_mirror_that_redirects_to_another_host_is_followed() -> Result<()> {
+    for refuses_head in [false, true] {
+        let place = place();
+        place.server.state().mirror = true;
+        place.server.state().refuses_head = refuses_head;
+        let path = place.fetch("some/model")?;
+        assert_eq!(names(&path), needed());
+        let files = repository();
+        for name in NEEDED {
+            assert_eq!(fs::read(path.join(name)).unwrap(), files[name], "{name}");
+        }
+        let log = place.server.log();
+        assert!(log.iter().filter(|asked| asked.cdn).all(|asked| !asked.token), "{log:?}");
+    }
+    Ok(())
+}
+
+/// A login page that is answered with 200 is no file, whatever it is called and whatever type it claims.
+#[test]
+fn a_web_page_in_place_of_a_file_is_refused_and_not_kept() -> Result<()> {
+    let place = place();
+    let page = "  <!DOCTYPE html>\n<html><title>Log in</title></html>";
+    for name in ["model_index.json", "merges.txt", "unet/config.json", UNET] {
+        for kind in ["text/html; charset=utf-8", "application/octet-stream"] {
+            place.server.state().page = Some((name, kind, page));
+            place.fails("some/model", &[name, "a web page came in its place", "HF_ENDPOINT"]);
+            assert!(!place.blobs().contains("a-page"), "{name} is kept");
+            let folder = tempfile::tempdir().unwrap();
+            let headers = fetch_headers(&place.hub, &"some/model".parse()?, folder.path());
+            assert!(headers.is_err(), "{name}");
+        }
+    }
+    place.server.state().page = Some(("config.json", "text/plain", "<p>Log in</p>"));
+    place.fails("some/model", &["config.json: a web page came in its place"]);
+    place.server.state().page = None;
+    assert_eq!(names(&place.fetch("some/model")?), needed());
+    Ok(())
+}
+
 #[test]
 fn a_report_needs_only_headers() -> Result<()> {
     let place = place();

@@ -183,6 +183,8 @@ fn model(said: &mut Said) -> Result<()> {
     let prepared = sd.prepare(&masked)?;
     said.add(&prepared);
     said.add(&prepared.denoiser);
+    let changing = Request { weighted_prompts: true, ..Request::new("[a cat:a red star:0.5]") };
+    said.add(&sd.prepare(&changing)?.later_texts[0]);
     said.add(prepared.known_region.as_ref().expect("a mask"));
     let generation = sd.generate(&request)?;
     said.add(&generation);

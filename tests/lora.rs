@@ -229,3 +229,66 @@ fn what_cannot_be_merged_is_named_and_changes_nothing() -> Result<()> {
     assert!(TensorFile::open(&path).is_ok());
     Ok(())
 }
+
+/// PEFT's keys with the name of an adapter in them, whatever it is, and names that wrappers of networks left.
+#[test]
+fn keys_with_names_of_adapters_and_wrappers() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("l.safetensors");
+    let source = golden::open("lora/sd1_diffusers");
+    let renamed = |rename: &dyn Fn(&str) -> String| -> Vec<(String, Tensor)> {
+        source.names().map(|name| (rename(name), source.tensor(name).unwrap())).collect()
+    };
+    let metadata: Vec<(String, String)> =
+        source.metadata().iter().map(|(key, text)| (key.clone(), text.clone())).collect();
+    let mut model = opened("pipeline/sd1")?;
+    model.set_loras(&[(lora("sd1_diffusers.safetensors")?, 0.7)])?;
+    let expected = weights(&model);
+    for name in ["default", "default_0", "my-style", "weight"] {
+        let rename = |key: &str| key.replace(".weight", &format!(".{name}.weight"));
+        write_tensors(&path, &renamed(&rename), &metadata)?;
+        model.set_loras(&[(Lora::open(&path)?, 0.7)])?;
+        assert!(same(&weights(&model), &expected), "{name}");
+    }
+    let wrapped = |key: &str| key.replace("unet.", "unet._orig_mod.");
+    write_tensors(&path, &renamed(&wrapped), &metadata)?;
+    model.set_loras(&[(Lora::open(&path)?, 0.7)])?;
+    assert!(same(&weights(&model), &expected), "wrapped");
+
+    let two = |name: &'static str| {
+        renamed(&move |key: &str| key.replace(".weight", &format!(".{name}.weight")))
+    };
+    write_tensors(&path, &two("a").into_iter().chain(two("b")).collect::<Vec<_>>(), &metadata)?;
+    let said = Lora::open(&path).unwrap_err().to_string();
+    assert!(said.contains("several adapters, a, b"), "{said}");
+    Ok(())
+}
+
+/// Files of other methods alone are named for what they are.
+#[test]
+fn other_methods_alone_are_named() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("l.safetensors");
+    let zeros = || Tensor::zeros([2, 2], (Kind::Float, Device::Cpu));
+    let layer = "lora_unet_mid_block_attentions_0_proj_in";
+    let peft = "base_model.model.mid_block.attentions.0.to_q";
+    for (keys, said) in [
+        (vec![format!("{layer}.hada_w1_a"), format!("{layer}.alpha")], "LoHa"),
+        (vec![format!("{layer}.lokr_w1"), format!("{layer}.lokr_w2_a")], "LoKr"),
+        (vec![format!("{peft}.hada_w2_b")], "LoHa"),
+        (vec![format!("{peft}.lokr_w2")], "LoKr"),
+        (vec![format!("{layer}.oft_blocks")], "OFT"),
+        (vec![format!("{peft}.ia3_l")], "IA3"),
+        (vec![format!("{layer}.diff")], "full-rank"),
+        (vec!["emb_params".to_owned()], "such as emb_params"),
+    ] {
+        let tensors: Vec<_> = keys.iter().map(|key| (key.clone(), zeros())).collect();
+        write_tensors(&path, &tensors, &[])?;
+        let message = Lora::open(&path).unwrap_err().to_string();
+        assert!(message.contains(said) && message.contains(&keys[0]), "{message}");
+        let family = diffuscope::checkpoint::Checkpoint::open(&path)?.family.to_string();
+        let named = said.len() > 4 || family.contains(said);
+        assert!(named, "{family}");
+    }
+    Ok(())
+}

@@ -2,9 +2,12 @@
 
 mod golden;
 
+use std::collections::BTreeMap;
+
 use diffuscope::models::clip::Tokenizer;
 use diffuscope::{Error, Result};
 use serde::Deserialize;
+use serde_json::Value;
 
 #[derive(Deserialize)]
 struct Case {
@@ -73,5 +76,41 @@ fn texts_are_shown_as_they_were_written() -> Result<()> {
     }
     assert_eq!(clip.encode(&format!("{cats}味 und Größe"))?.cut.unwrap(), "味 und Größe");
     assert_eq!(clip.encode(&cats)?.cut, None);
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct FolderCase {
+    name: String,
+    files: BTreeMap<String, Value>,
+    prompts: Vec<String>,
+    ids: Vec<Vec<i64>>,
+}
+
+/// Tokens that a folder adds to its vocabulary, in every file that can name them and in several at once.
+#[test]
+fn added_tokens_of_transformers() -> Result<()> {
+    let text = std::fs::read_to_string(golden::path("added_tokens.json")).unwrap();
+    let cases: Vec<FolderCase> = serde_json::from_str(&text).unwrap();
+    let tiny = golden::path("pipeline/sd1/tokenizer");
+    let vocabulary = std::fs::read_to_string(tiny.join("vocab.json")).unwrap();
+    let merges = std::fs::read_to_string(tiny.join("merges.txt")).unwrap();
+    for FolderCase { name, mut files, prompts, ids } in cases {
+        let folder = tempfile::tempdir().unwrap();
+        if let Some(whole) = files.get_mut("tokenizer.json") {
+            let vocab: Value = serde_json::from_str(&vocabulary).unwrap();
+            let merges: Vec<&str> = merges.lines().skip(1).collect();
+            whole["model"] = serde_json::json!({ "type": "BPE", "vocab": vocab, "merges": merges });
+        }
+        std::fs::write(folder.path().join("vocab.json"), &vocabulary).unwrap();
+        std::fs::write(folder.path().join("merges.txt"), &merges).unwrap();
+        for (file, content) in files {
+            std::fs::write(folder.path().join(file), content.to_string()).unwrap();
+        }
+        let tokenizer = Tokenizer::open(folder.path())?;
+        for (prompt, ids) in prompts.iter().zip(ids) {
+            assert_eq!(tokenizer.encode(prompt)?.ids[..ids.len()], ids, "{name}: {prompt}");
+        }
+    }
     Ok(())
 }

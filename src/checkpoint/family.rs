@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::LoraKeyStyle;
+use super::lora_keys::OTHER_METHODS;
 use super::stored_network::StoredNetwork;
 use crate::prediction::Prediction;
 use crate::tensor_file::TensorFile;
@@ -127,6 +128,12 @@ fn context_width(unet: &Value) -> Option<i64> {
     number(unet, "cross_attention_dim")
 }
 
+/// The evidence that a U-Net is told the guidance scale, as a latent consistency model is.
+fn told_guidance(unet: &Value) -> Option<String> {
+    let width = number(unet, "time_cond_proj_dim")?;
+    Some(format!("it is conditioned on the guidance scale, as an embedding of width {width}"))
+}
+
 fn of_sdxl(unet: &Value, networks: &BTreeMap<String, StoredNetwork>) -> (Family, Vec<String>) {
     let encoders = ["text_encoder", "text_encoder_2"].map(|name| networks.contains_key(name));
     let which = match encoders {
@@ -145,7 +152,7 @@ fn of_sdxl(unet: &Value, networks: &BTreeMap<String, StoredNetwork>) -> (Family,
         _ => UNKNOWN,
     };
     let why = "it is conditioned on a pooled text embedding and the picture's size (text_time)";
-    (family, vec![why.into(), which.into()])
+    (family, [why.into(), which.into()].into_iter().chain(told_guidance(unet)).collect())
 }
 
 fn of_sd1_or_sd2(
@@ -168,9 +175,7 @@ fn of_sd1_or_sd2(
         return (Family::UNet, evidence);
     }
     let lcm = number(unet, "time_cond_proj_dim");
-    evidence.extend(lcm.map(|width| {
-        format!("it is conditioned on the guidance scale, as an embedding of width {width}")
-    }));
+    evidence.extend(told_guidance(unet));
     let family = match (linear, number(unet, "in_channels")) {
         (_, Some(8)) => Family::Other("InstructPix2Pix"),
         (false, Some(4)) if lcm.is_some() => Family::Sd1Lcm,
@@ -185,9 +190,7 @@ fn of_sd1_or_sd2(
 }
 
 /// What parts of a key only other kinds of files have.
-const OTHER_KINDS: [(&str, &str); 7] = [
-    ("hada_w1", "LyCORIS (LoHa)"),
-    ("lokr_w", "LyCORIS (LoKr)"),
+const OTHER_KINDS: [(&str, &str); 5] = [
     ("control_model.", "ControlNet"),
     ("controlnet_cond_embedding.", "ControlNet"),
     ("joint_blocks.", "Stable Diffusion 3"),
@@ -214,7 +217,7 @@ pub(super) fn of_keys(file: &TensorFile) -> Option<(Family, Vec<String>)> {
         }));
         return Some((Family::Lora(LoraKeyStyle::of(key)), evidence));
     }
-    OTHER_KINDS.into_iter().find_map(|(part, what)| {
+    OTHER_METHODS.into_iter().chain(OTHER_KINDS).find_map(|(part, what)| {
         Some((Family::Other(what), vec![format!("it has keys such as {}", find(part)?)]))
     })
 }

@@ -192,33 +192,89 @@ pub(super) fn text_encoder(weights: &NamedTensors, open_clip: bool) -> Option<Va
     Some(config)
 }
 
-/// The schedulers' configurations that the published folder of a family has, with their names there.
-pub(super) fn schedulers(family: Family, prediction: Prediction) -> Vec<(&'static str, Value)> {
-    let class = match family {
-        Family::Sd1 | Family::Sd1Inpainting => "PNDMScheduler",
-        Family::Sd1Lcm => "LCMScheduler",
-        Family::Sd2Base | Family::Sd2V | Family::Sd2Inpainting | Family::Sd2Depth => {
-            "DDIMScheduler"
-        }
-        Family::Sdxl | Family::SdxlInpainting | Family::SdxlRefiner => "EulerDiscreteScheduler",
-        Family::X4Upscaler => {
-            return vec![
-                ("scheduler", scheduler("DDIMScheduler", prediction, UPSCALER_BETAS)),
-                // Of the noise on the low-resolution picture.
-                (
-                    "low_res_scheduler",
-                    scheduler("DDPMScheduler", Prediction::Epsilon, UPSCALER_BETAS),
-                ),
-            ];
-        }
-        _ => return Vec::new(),
-    };
-    vec![("scheduler", scheduler(class, prediction, BETAS))]
+/// What the published folder of a family says and the shapes of a single file's tensors do not.
+struct Published {
+    scheduler: &'static str,
+    /// The first and the last beta.
+    betas: [f64; 2],
+    /// The side of the pictures that it was trained on, in latent cells, and of those of its autoencoder in pixels.
+    sample_size: [i64; 2],
+    scaling_factor: f64,
+    /// Whether the autoencoder overflows in f16. diffusers asks for it in SDXL and the upscaler alone.
+    force_upcast: bool,
+    /// Whether the text without a prompt is all zeros.
+    force_zeros_for_empty_prompt: bool,
 }
 
-/// The first and the last beta of SD 1.x, 2.x and SDXL.
-const BETAS: [f64; 2] = [0.00085, 0.012];
-const UPSCALER_BETAS: [f64; 2] = [0.0001, 0.02];
+const SD1: Published = Published {
+    scheduler: "PNDMScheduler",
+    betas: [0.00085, 0.012],
+    sample_size: [64, 512],
+    scaling_factor: 0.18215,
+    force_upcast: false,
+    force_zeros_for_empty_prompt: false,
+};
+const SD2: Published = Published { scheduler: "DDIMScheduler", ..SD1 };
+const SDXL: Published = Published {
+    scheduler: "EulerDiscreteScheduler",
+    sample_size: [128, 1024],
+    scaling_factor: 0.13025,
+    force_upcast: true,
+    force_zeros_for_empty_prompt: true,
+    ..SD1
+};
+
+/// The table of families: everything that is not read from a single file itself stands here.
+fn published(family: Family) -> Option<Published> {
+    Some(match family {
+        Family::Sd1 | Family::Sd1Inpainting => SD1,
+        Family::Sd1Lcm => Published { scheduler: "LCMScheduler", ..SD1 },
+        Family::Sd2Base | Family::Sd2Inpainting | Family::Sd2Depth => SD2,
+        Family::Sd2V => Published { sample_size: [96, 512], ..SD2 },
+        Family::X4Upscaler => Published {
+            betas: [0.0001, 0.02],
+            sample_size: [128, 512],
+            scaling_factor: 0.08333,
+            force_upcast: true,
+            ..SD2
+        },
+        Family::Sdxl | Family::SdxlInpainting => SDXL,
+        Family::SdxlRefiner => Published { force_zeros_for_empty_prompt: false, ..SDXL },
+        _ => return None,
+    })
+}
+
+/// What a single file says of how its U-Net is to be sampled.
+pub(super) struct Sampled {
+    pub prediction: Prediction,
+    /// Trained to zero terminal SNR.
+    pub zero_terminal_snr: bool,
+    /// Told the guidance scale, as a latent consistency model is.
+    pub distilled: bool,
+}
+
+/// The schedulers' configurations that the published folder of a family has, with their names there.
+pub(super) fn schedulers(family: Family, sampled: &Sampled) -> Vec<(&'static str, Value)> {
+    let Some(Published { scheduler: class, betas, .. }) = published(family) else {
+        return Vec::new();
+    };
+    let class = match sampled {
+        Sampled { distilled: true, .. } => "LCMScheduler",
+        // PNDM has no zero SNR: it divides by the signal.
+        Sampled { zero_terminal_snr: true, .. } if class == "PNDMScheduler" => "DDIMScheduler",
+        _ => class,
+    };
+    let mut first = scheduler(class, sampled.prediction, betas);
+    if sampled.zero_terminal_snr {
+        first["rescale_betas_zero_snr"] = json!(true);
+    }
+    let mut all = vec![("scheduler", first)];
+    if family == Family::X4Upscaler {
+        // Of the noise on the low-resolution picture.
+        all.push(("low_res_scheduler", scheduler("DDPMScheduler", Prediction::Epsilon, betas)));
+    }
+    all
+}
 
 fn scheduler(class_name: &str, prediction: Prediction, [start, end]: [f64; 2]) -> Value {
     json!({
@@ -238,22 +294,25 @@ fn scheduler(class_name: &str, prediction: Prediction, [start, end]: [f64; 2]) -
 
 /// What the published networks of a family have in their configurations and shapes do not say: network, key, value.
 pub(super) fn constants(family: Family) -> Vec<(&'static str, &'static str, Value)> {
-    match family {
-        Family::Sd2V => vec![("unet", "sample_size", json!(96))],
-        Family::X4Upscaler => vec![("vae", "scaling_factor", json!(0.08333))],
-        Family::Sdxl | Family::SdxlInpainting | Family::SdxlRefiner => {
-            vec![("vae", "scaling_factor", json!(0.13025)), ("vae", "sample_size", json!(1024))]
-        }
-        _ => Vec::new(),
-    }
+    let Some(published) = published(family) else { return Vec::new() };
+    let [cells, pixels] = published.sample_size;
+    vec![
+        ("unet", "sample_size", json!(cells)),
+        ("vae", "sample_size", json!(pixels)),
+        ("vae", "scaling_factor", json!(published.scaling_factor)),
+        ("vae", "force_upcast", json!(published.force_upcast)),
+    ]
+}
+
+/// Whether the autoencoder of a folder that does not say it overflows in f16: where diffusers' pipeline of the family
+/// asks, its class says yes.
+pub(super) fn force_upcast(family: Family) -> bool {
+    published(family).is_some_and(|published| published.force_upcast)
 }
 
 /// What the published `model_index.json` of a family says of drawing.
 pub(super) fn model_index(family: Family) -> Map<String, Value> {
-    match family {
-        Family::Sdxl | Family::SdxlInpainting | Family::SdxlRefiner => {
-            Map::from_iter([("force_zeros_for_empty_prompt".to_owned(), json!(true))])
-        }
-        _ => Map::new(),
-    }
+    let zeros = published(family).is_some_and(|published| published.force_zeros_for_empty_prompt);
+    let key = "force_zeros_for_empty_prompt".to_owned();
+    if zeros { Map::from_iter([(key, json!(true))]) } else { Map::new() }
 }

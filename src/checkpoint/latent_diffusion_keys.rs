@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::tensor_file::TensorPart;
+use crate::tensor_file::{TensorPart, common_prefix};
 
 /// What a key of a single file stands for.
 #[derive(Debug, PartialEq)]
@@ -95,6 +95,19 @@ const LEFTOVERS: [(&str, &str); 21] = [
     ("v_pred", "a marker: the model predicts v"),
     ("ztsnr", "a marker: trained to zero terminal SNR"),
 ];
+
+/// What all names begin with, where they are those of a network only without it; empty elsewhere.
+pub(super) fn foreign_prefix<'a>(names: &[&'a str]) -> &'a str {
+    // Markers and schedules stand beside a network.
+    let leftover = |name: &&str| LEFTOVERS.iter().any(|(start, _)| name.starts_with(start));
+    let names: Vec<&'a str> = names.iter().copied().filter(|name| !leftover(name)).collect();
+    let known = |skipped: usize| {
+        let mut starts = SCOPES.iter().chain(&ALONE).map(|(start, ..)| *start);
+        starts.any(|start| names.iter().any(|name| name[skipped..].starts_with(start)))
+    };
+    let prefix = common_prefix(names.iter().copied());
+    if !known(0) && known(prefix.len()) { prefix } else { "" }
+}
 
 /// Translates the keys of one file.
 pub(super) struct KeyTranslator {

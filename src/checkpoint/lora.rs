@@ -1,11 +1,11 @@
 //! LoRA: a file of low-rank changes to a checkpoint's weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::lora_adapter_config::AdapterConfig;
-use super::lora_keys::{layer_and_factor, network_and_layer, other_method};
+use super::lora_keys::{LoraKey, lora_key, network_and_layer, other_method};
 use super::{LoraKeyStyle, hub};
 use crate::tensor_file::{TensorFile, read_config};
 use crate::{Error, Result};
@@ -124,31 +124,47 @@ fn keys_by_layer(
     file: &TensorFile,
 ) -> std::result::Result<BTreeMap<String, [Option<String>; 4]>, String> {
     let mut found: BTreeMap<String, [Option<String>; 4]> = BTreeMap::new();
-    let mut others = Vec::new();
+    let (mut others, mut adapters) = (Vec::new(), BTreeSet::new());
     for key in file.names() {
-        let Some((layer, factor)) = layer_and_factor(key) else {
+        let Some(LoraKey { layer, factor, adapter }) = lora_key(key) else {
             others.push(key);
             continue;
         };
+        adapters.extend(adapter);
+        if adapters.len() > 1 {
+            let names: Vec<&str> = adapters.iter().map(String::as_str).collect();
+            let names = names.join(", ");
+            return Err(format!("holds several adapters, {names}: give each a file of its own"));
+        }
         let keys = found.entry(layer).or_default();
         if keys[factor as usize].replace(key.to_owned()).is_some() {
             return Err(format!("{key} occurs twice, in two spellings"));
         }
     }
-    if !found.values().any(|[down, up, ..]| down.is_some() || up.is_some()) {
-        return Err("holds no low-rank changes: no lora_down and no lora_A".into());
-    }
-    if let Some(first) = others.first() {
-        let what = match others.iter().find_map(|key| other_method(key)) {
-            Some(method) => format!("{method} are not supported"),
-            None => "a file of low-rank changes holds nothing else".into(),
-        };
-        return Err(format!(
-            "{} of its tensors, such as {first}, are not factors of low-rank changes: {what}",
-            others.len()
-        ));
-    }
-    Ok(found)
+    let none = !found.values().any(|[down, up, ..]| down.is_some() || up.is_some());
+    let Some(first) = others.first() else {
+        let what = "holds no low-rank changes: no lora_down and no lora_A";
+        return if none { Err(what.into()) } else { Ok(found) };
+    };
+    let method = others.iter().find_map(|key| Some((key, other_method(key)?)));
+    Err(match (none, method) {
+        (true, Some((key, method))) => format!(
+            "holds {method}, which are not supported: its keys are such as {key}, with no lora_down and no lora_A"
+        ),
+        (true, None) => format!(
+            "holds no low-rank changes: no lora_down and no lora_A; its keys are such as {first}"
+        ),
+        (false, method) => {
+            let what = match method {
+                Some((_, method)) => format!("{method} are not supported"),
+                None => "a file of low-rank changes holds nothing else".into(),
+            };
+            let count = others.len();
+            format!(
+                "{count} of its tensors, such as {first}, are not factors of low-rank changes: {what}"
+            )
+        }
+    })
 }
 
 /// The value of a tensor that is one number.

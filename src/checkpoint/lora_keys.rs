@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::latent_diffusion_keys::LdmLayerNames;
 use crate::models::params::Params;
+use crate::tensor_file::unwrapped;
 
 /// How the keys of a LoRA are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +31,19 @@ pub(super) enum LoraFactor {
     Alpha,
 }
 
-/// How a key ends, with what its tensor is.
+/// How a key ends but for `.weight` and an adapter's name, with what its tensor is.
 const ENDINGS: [(&str, LoraFactor); 12] = [
-    ("_lora.down.weight", LoraFactor::Down),
-    ("_lora.up.weight", LoraFactor::Up),
-    (".lora.down.weight", LoraFactor::Down),
-    (".lora.up.weight", LoraFactor::Up),
-    (".lora_linear_layer.down.weight", LoraFactor::Down),
-    (".lora_linear_layer.up.weight", LoraFactor::Up),
-    (".lora_down.weight", LoraFactor::Down),
-    (".lora_up.weight", LoraFactor::Up),
-    (".lora_mid.weight", LoraFactor::Mid),
-    (".lora_A.weight", LoraFactor::Down),
-    (".lora_B.weight", LoraFactor::Up),
+    ("_lora.down", LoraFactor::Down),
+    ("_lora.up", LoraFactor::Up),
+    (".lora.down", LoraFactor::Down),
+    (".lora.up", LoraFactor::Up),
+    (".lora_linear_layer.down", LoraFactor::Down),
+    (".lora_linear_layer.up", LoraFactor::Up),
+    (".lora_down", LoraFactor::Down),
+    (".lora_up", LoraFactor::Up),
+    (".lora_mid", LoraFactor::Mid),
+    (".lora_A", LoraFactor::Down),
+    (".lora_B", LoraFactor::Up),
     (".alpha", LoraFactor::Alpha),
 ];
 
@@ -57,14 +58,30 @@ const PREFIXES: [(&str, &str); 7] = [
     ("text_encoder_2.", "text_encoder_2"),
 ];
 
-/// The layer of a key, in one of its spellings, and what the tensor is to it.
-pub(super) fn layer_and_factor(key: &str) -> Option<(String, LoraFactor)> {
-    // PEFT may write the adapter's name in between.
-    let key = key.strip_prefix("base_model.model.").unwrap_or(key).replace(".default.", ".");
-    let key = key.replace(".processor.", ".");
-    let (layer, factor) =
-        ENDINGS.iter().find_map(|&(end, factor)| Some((key.strip_suffix(end)?, factor)))?;
-    let mut layer = layer.to_owned();
+/// What a key of low-rank changes names.
+pub(super) struct LoraKey {
+    /// The layer, in one of its spellings.
+    pub layer: String,
+    /// What the tensor is to it.
+    pub factor: LoraFactor,
+    /// The adapter, where PEFT wrote its name: `lora_A.NAME.weight`.
+    pub adapter: Option<String>,
+}
+
+/// What a key names, if it is one of low-rank changes.
+pub(super) fn lora_key(key: &str) -> Option<LoraKey> {
+    let key = unwrapped(key);
+    let key = key.strip_prefix("base_model.model.").unwrap_or(&key).replace(".processor.", ".");
+    let key = key.strip_suffix(".weight").unwrap_or(&key);
+    let ending = |key: &str| {
+        let mut found = ENDINGS.iter().filter_map(|&(end, is)| Some((key.strip_suffix(end)?, is)));
+        found.next().map(|(layer, factor)| (layer.to_owned(), factor))
+    };
+    let named = || {
+        let (key, name) = key.rsplit_once('.')?;
+        Some((ending(key)?, Some(name.to_owned())))
+    };
+    let ((mut layer, factor), adapter) = ending(key).map(|found| (found, None)).or_else(named)?;
     // diffusers' oldest spelling: `attn1.processor.to_out_lora.down`, `self_attn.to_q_lora.down`.
     if let Some((scope, name)) = layer.rsplit_once('.') {
         let text = scope.ends_with("self_attn");
@@ -76,7 +93,7 @@ pub(super) fn layer_and_factor(key: &str) -> Option<(String, LoraFactor)> {
         };
         layer = format!("{scope}.{name}");
     }
-    Some((layer, factor))
+    Some(LoraKey { layer, factor, adapter })
 }
 
 /// The network of a layer, and its name there; a layer that names no network belongs to the U-Net.
@@ -89,19 +106,32 @@ pub(super) fn network_and_layer(layer: &str) -> (&'static str, &str) {
     (network, plain.unwrap_or(name))
 }
 
+/// The kinds of change other than LoRA, by a part that only their keys have.
+pub(super) const OTHER_METHODS: [(&str, &str); 6] = [
+    (".hada_", "Hadamard products (LyCORIS LoHa)"),
+    (".lokr_", "Kronecker products (LyCORIS LoKr)"),
+    (".oft_", "orthogonal changes (OFT)"),
+    (".ia3_", "scaled activations (IA3)"),
+    (".on_input", "scaled activations (IA3)"),
+    (".vera_lambda", "changes of shared factors (VeRA)"),
+];
+
+/// What else may stand beside low-rank changes, by a part of its keys.
+const BESIDE: [(&str, &str); 6] = [
+    ("dora_scale", "DoRA's magnitudes"),
+    ("lora_magnitude_vector", "DoRA's magnitudes"),
+    (".diff", "full-rank changes (LyCORIS full)"),
+    ("bias", "changes of biases"),
+    ("lora_embedding", "changes of embeddings"),
+    ("modules_to_save", "whole layers (modules_to_save)"),
+];
+
 /// The kind of change, other than LoRA, that a key belongs to.
 pub(super) fn other_method(key: &str) -> Option<&'static str> {
-    [
-        ("dora_scale", "DoRA's magnitudes"),
-        ("lora_magnitude_vector", "DoRA's magnitudes"),
-        ("hada_", "Hadamard products (LoHa)"),
-        ("lokr_", "Kronecker products (LoKr)"),
-        (".diff", "full-rank changes (LyCORIS full)"),
-        ("bias", "changes of biases"),
-        ("lora_embedding", "changes of embeddings"),
-    ]
-    .into_iter()
-    .find_map(|(part, method)| key.contains(part).then_some(method))
+    OTHER_METHODS
+        .into_iter()
+        .chain(BESIDE)
+        .find_map(|(part, method)| key.contains(part).then_some(method))
 }
 
 /// The weights of a network's layers, each a tensor's name and shape, by every spelling of the layer: `a.b.0.c`,

@@ -1,19 +1,22 @@
 //! Opening a checkpoint: what it holds is read, then its family and prediction type are recognised, once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
 use super::diffusers::{self, Pipeline};
-use super::latent_diffusion_keys::{KeyTranslator, Translation};
+use super::inferred_configs::Sampled;
+use super::latent_diffusion_keys::{KeyTranslator, Translation, foreign_prefix};
 use super::model_index::{NETWORKS, parts};
+use super::opened::TAKEN_OFF;
+use super::prediction_type::has_zero_terminal_snr;
 use super::{
     Checkpoint, Family, KeyStyle, PredictionType, StoredNetwork, family, hub, inferred_configs,
 };
 use crate::prediction::Prediction;
-use crate::tensor_file::{NamedTensors, TensorFile, read_config};
+use crate::tensor_file::{NamedTensors, TensorFile, read_config, unwrapped, wrappers};
 use crate::{Error, Result};
 
 /// What the user states about a checkpoint that does not say it itself.
@@ -56,6 +59,8 @@ impl Checkpoint {
         let family = family.that_predicts(prediction.prediction);
         if read.file.is_some() {
             read.infer_settings(&path, family, prediction.prediction);
+        } else {
+            read.complete_settings(family);
         }
         if options.prediction.is_some() {
             read.write_prediction(prediction.prediction);
@@ -121,7 +126,9 @@ impl Contents {
         for name in parts(&read.model_index).filter(|name| !name.starts_with("tokenizer")) {
             let folder = path.join(name);
             if NETWORKS.contains(&name) {
-                read.networks.insert(name.to_owned(), StoredNetwork::open(&folder)?);
+                let network = StoredNetwork::open(&folder)?;
+                take_off(&mut read.leftovers, network.weights.taken_off());
+                read.networks.insert(name.to_owned(), network);
             } else if name.ends_with("scheduler") {
                 read.schedulers.insert(name.to_owned(), scheduler(&folder)?);
             } else {
@@ -154,6 +161,7 @@ impl Contents {
             }
         };
         let mut read = Self::new(KeyStyle::Diffusers);
+        take_off(&mut read.leftovers, network.weights.taken_off());
         read.networks.insert(name.into(), network);
         read.as_the_pipeline_opens_it();
         Ok(read)
@@ -164,9 +172,11 @@ impl Contents {
         let file = Rc::new(TensorFile::open_header(path)?);
         let context = file.names().find(|name| name.ends_with(".attn2.to_k.weight"));
         let context = context.and_then(|name| file.shape(name)?.get(1).copied());
-        let keys = KeyTranslator::of(file.names(), context);
+        let names = PlainNames::of(&file);
+        let keys = KeyTranslator::of(names.of_key.values().map(String::as_str), context);
         let mut read = Self::new(if keys.is_ldm() { KeyStyle::Ldm } else { KeyStyle::Diffusers });
         read.tokenizers = configs.map(Path::to_owned);
+        take_off(&mut read.leftovers, names.taken_off.iter().map(String::as_str));
         read.foreign = family::of_keys(&file);
         if read.foreign.is_some() {
             return Ok(read);
@@ -174,7 +184,7 @@ impl Contents {
         if keys.is_ldm() {
             read.evidence.push("its keys are latent-diffusion's".into());
         }
-        for (name, weights) in read.translate(&file, &keys)? {
+        for (name, weights) in read.translate(&file, &names, &keys)? {
             let (config, config_path) = match configs {
                 Some(folder) => {
                     let file = folder.join(name).join("config.json");
@@ -187,7 +197,11 @@ impl Contents {
                         _ => inferred_configs::text_encoder(&weights, keys.is_open_clip(name)),
                     };
                     let lacks = || {
-                        let what = format!("its {name} lacks the tensors that tell its size");
+                        let first: Vec<&str> = weights.names().take(3).collect();
+                        let what = format!(
+                            "its {name} lacks the tensors that tell its size; it has such as {}",
+                            first.join(", ")
+                        );
                         Error::weights(path, what)
                     };
                     (inferred.ok_or_else(lacks)?, path.to_owned())
@@ -206,11 +220,12 @@ impl Contents {
     fn translate(
         &mut self,
         file: &Rc<TensorFile>,
+        names: &PlainNames,
         keys: &KeyTranslator,
     ) -> Result<BTreeMap<&'static str, NamedTensors>> {
         let mut networks: BTreeMap<&str, NamedTensors> = BTreeMap::new();
-        for key in file.names() {
-            match keys.translate(key) {
+        for (key, plain) in &names.of_key {
+            match keys.translate(plain) {
                 Translation::NotNeeded(why) => {
                     self.leftovers.entry(why.into()).or_default().push(key.to_owned());
                 }
@@ -304,7 +319,14 @@ impl Contents {
 
     /// Adds what a single file's shapes do not say, as the published models of its family have it.
     fn infer_settings(&mut self, path: &Path, family: Family, prediction: Prediction) {
-        for (name, config) in inferred_configs::schedulers(family, prediction) {
+        let zero_terminal_snr = self.file.as_deref().is_some_and(has_zero_terminal_snr);
+        if zero_terminal_snr {
+            self.evidence.push("it was trained to zero terminal SNR: the file says so".into());
+        }
+        let told = |unet: &StoredNetwork| unet.config.get("time_cond_proj_dim").is_some();
+        let distilled = self.networks.get("unet").is_some_and(told);
+        let sampled = Sampled { prediction, zero_terminal_snr, distilled };
+        for (name, config) in inferred_configs::schedulers(family, &sampled) {
             self.schedulers.insert(name.into(), (config, path.to_owned()));
         }
         for (network, key, value) in inferred_configs::constants(family) {
@@ -313,6 +335,14 @@ impl Contents {
             }
         }
         self.model_index = inferred_configs::model_index(family);
+    }
+
+    /// Adds what the folder of a family leaves to diffusers' defaults, where they depend on the family.
+    fn complete_settings(&mut self, family: Family) {
+        let vae = self.networks.get_mut("vae").and_then(|vae| vae.config.as_object_mut());
+        if let Some(config) = vae.filter(|_| inferred_configs::force_upcast(family)) {
+            config.entry("force_upcast").or_insert(true.into());
+        }
     }
 
     /// Puts what the user states into the scheduler's configuration.
@@ -330,6 +360,43 @@ fn as_notes(file: &str, changed: Vec<String>) -> impl Iterator<Item = String> {
     changed
         .into_iter()
         .map(move |what| format!("{file} is outdated: {what}, as diffusers corrects it"))
+}
+
+/// Says among the leftovers what was taken off names.
+fn take_off<'a>(
+    leftovers: &mut BTreeMap<String, Vec<String>>,
+    parts: impl Iterator<Item = &'a str>,
+) {
+    for part in parts.map(str::to_owned) {
+        let said: &mut Vec<String> = leftovers.entry(TAKEN_OFF.into()).or_default();
+        if !said.contains(&part) {
+            said.push(part);
+        }
+    }
+}
+
+/// The keys of a file without what wrappers of networks add and all keys begin with.
+struct PlainNames {
+    of_key: BTreeMap<String, String>,
+    taken_off: BTreeSet<String>,
+}
+
+impl PlainNames {
+    fn of(file: &TensorFile) -> Self {
+        let parts = file.names().flat_map(wrappers);
+        let mut taken_off: BTreeSet<String> = parts.map(|part| format!("{part}.")).collect();
+        let mut of_key: BTreeMap<String, String> =
+            file.names().map(|key| (key.to_owned(), unwrapped(key).into_owned())).collect();
+        let names: Vec<&str> = of_key.values().map(String::as_str).collect();
+        let prefix = foreign_prefix(&names).to_owned();
+        if !prefix.is_empty() {
+            for name in of_key.values_mut() {
+                *name = name.strip_prefix(&prefix).unwrap_or(name).to_owned();
+            }
+            taken_off.insert(prefix);
+        }
+        Self { of_key, taken_off }
+    }
 }
 
 /// A scheduler's configuration, and its file.

@@ -11,6 +11,7 @@ use tch::{Device, Kind};
 use super::{Family, PredictionType, SchedulerConfig, StoredNetwork, diffusers};
 use crate::models::clip::Tokenizer;
 use crate::models::params::Params;
+use crate::prediction::Prediction;
 use crate::tensor_file::json;
 use crate::{Error, Result};
 
@@ -31,6 +32,9 @@ impl fmt::Display for KeyStyle {
         })
     }
 }
+
+/// Why a part of names is among the leftovers: wrappers of networks added it (`_orig_mod.`), or all names begin with it.
+pub(super) const TAKEN_OFF: &str = "taken off the names of its tensors";
 
 /// A diffusers folder, one component of it, or a single file, of which only headers and configurations have been read.
 pub struct Checkpoint {
@@ -91,9 +95,15 @@ impl Checkpoint {
     /// What was assumed or left out.
     fn notes_of_file(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let is_sd2 = matches!(self.family, Family::Sd2Base | Family::Sd2V);
+        // Of the other families every published model predicts the same.
+        let usual = match self.family {
+            Family::Sd2Base | Family::Sd2V => None,
+            Family::X4Upscaler => Some(Prediction::V),
+            _ => Some(Prediction::Epsilon),
+        };
+        let open = usual != Some(self.prediction.prediction);
         let samples = self.schedulers.contains_key("scheduler");
-        if samples && !self.prediction.known && self.key_style == KeyStyle::Ldm && is_sd2 {
+        if samples && !self.prediction.known && self.key_style == KeyStyle::Ldm && open {
             let name = serde_json::to_value(self.prediction.prediction).unwrap_or_default();
             notes.push(format!(
                 "the file does not say what its U-Net predicts: {} was assumed, {}; if the pictures are noise, state \
@@ -101,6 +111,9 @@ impl Checkpoint {
                 name.as_str().unwrap_or("?"),
                 self.prediction.reason
             ));
+        }
+        if let Some(parts) = self.leftovers.get(TAKEN_OFF) {
+            notes.push(format!("{TAKEN_OFF}: {}", parts.join(", ")));
         }
         if !self.unknown.is_empty() {
             let first: Vec<&str> = self.unknown.iter().take(3).map(String::as_str).collect();
@@ -128,13 +141,28 @@ impl Checkpoint {
         Some(SchedulerConfig::from_json(json.clone(), path))
     }
 
+    /// The family; of a file whose keys are unknown, some of them beside those that are looked for.
+    pub(crate) fn described(&self) -> String {
+        if self.unknown.is_empty() {
+            return self.family.to_string();
+        }
+        let first: Vec<&str> = self.unknown.iter().take(3).map(String::as_str).collect();
+        format!(
+            "{}: its {} tensors of no known network have names such as {}, and not such as \
+             model.diffusion_model.input_blocks.0.0.weight or down_blocks.0.resnets.0.conv1.weight",
+            self.family,
+            self.unknown.len(),
+            first.join(", ")
+        )
+    }
+
     /// One network.
     ///
     /// # Errors
     /// A checkpoint without it.
     pub fn network(&self, name: &str) -> Result<&StoredNetwork> {
         self.networks.get(name).ok_or_else(|| {
-            let message = format!("holds no {name}; it is {}", self.family);
+            let message = format!("holds no {name}; it is {}", self.described());
             Error::weights(&self.path, message)
         })
     }

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tch::Kind;
 
 use super::Family;
 use crate::prediction::Prediction;
-use crate::tensor_file::TensorFile;
+use crate::tensor_file::{TensorFile, unwrapped};
 use crate::{Error, Result};
 
 /// What the U-Net predicts, and how that is known.
@@ -58,20 +59,28 @@ impl PredictionType {
         }
     }
 
-    /// As a single file says. Only SD 2.x leaves room for doubt: its two models have the same shapes.
+    /// As a single file says: by a marker, by its metadata, or by its family. Of the published models only SD 2.x leaves
+    /// room for doubt: its two have the same shapes.
     pub(super) fn of_file(file: &TensorFile, family: Family) -> Self {
         let metadata = |key: &str| file.metadata().get(key).map(|text| text.trim().to_lowercase());
-        if file.shape("v_pred").is_some() {
-            return Self::known(Prediction::V, "the file has a tensor v_pred");
+        if has_marker(file, "v_pred") {
+            return Self::known(Prediction::V, "the file has a marker v_pred");
         }
-        match metadata("modelspec.prediction_type").as_deref() {
-            Some("epsilon") => {
-                return Self::known(Prediction::Epsilon, "the file's metadata says so");
-            }
-            Some("v" | "v_prediction") => {
-                return Self::known(Prediction::V, "the file's metadata says so");
-            }
-            _ => {}
+        for key in ["modelspec.prediction_type", "modelspec.predict_key", "prediction_type"] {
+            let prediction = match metadata(key).as_deref() {
+                Some("epsilon" | "eps") => Prediction::Epsilon,
+                Some("v" | "v_pred" | "v_prediction" | "v-prediction") => Prediction::V,
+                Some("sample" | "x0") => Prediction::Sample,
+                _ => continue,
+            };
+            return Self::known(prediction, "the file's metadata says so");
+        }
+        if has_marker(file, "ss_v_parameterization") {
+            return Self::known(Prediction::V, "the file's metadata says so");
+        }
+        if has_zero_terminal_snr(file) {
+            let why = "as a model trained to zero terminal SNR, where predicted noise says nothing";
+            return Self::assumed(Prediction::V, why);
         }
         if metadata("modelspec.architecture").is_some_and(|name| name.contains("768-v")) {
             return Self::known(Prediction::V, "the file's metadata names the 768-v model");
@@ -87,4 +96,31 @@ impl PredictionType {
             _ => Self::assumed(Prediction::Epsilon, "as all published models of this family"),
         }
     }
+}
+
+/// Whether a single file has a marker: a tensor of this name, which may be empty, or an entry in its metadata that does
+/// not deny it.
+fn has_marker(file: &TensorFile, name: &str) -> bool {
+    let entry = file.metadata().get(name).map(|text| text.trim().to_lowercase());
+    let denied = |text: String| matches!(&*text, "" | "false" | "0" | "no" | "none" | "null");
+    file.names().any(|key| unwrapped(key) == name) || entry.is_some_and(|text| !denied(text))
+}
+
+/// Whether a single file says that its model was trained to zero terminal SNR: by a marker, in the metadata of its
+/// trainer, or by the schedule that it holds, which then ends on nothing (Lin et al. 2023, algorithm 1).
+pub(super) fn has_zero_terminal_snr(file: &TensorFile) -> bool {
+    let said =
+        ["ztsnr", "zsnr", "ss_zero_terminal_snr", "modelspec.ztsnr", "rescale_betas_zero_snr"];
+    said.into_iter().any(|name| has_marker(file, name)) || ends_on_nothing(file)
+}
+
+/// Whether the file holds the schedule's `alphas_cumprod` and its last number is none to speak of.
+fn ends_on_nothing(file: &TensorFile) -> bool {
+    let read = |name: &str| file.tensor(name).ok()?.f_to_kind(Kind::Double).ok();
+    let Some(all) = read("alphas_cumprod").filter(|all| all.dim() == 1 && all.numel() > 1) else {
+        return false;
+    };
+    // A file of which only the header is there holds zeros.
+    let (first, last) = (all.double_value(&[0]), all.double_value(&[-1]));
+    first > 0.5 && last < 1e-5
 }

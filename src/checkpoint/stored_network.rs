@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::latent_diffusion_keys::foreign_prefix;
 use crate::Result;
 use crate::models::clip::TextConfig;
 use crate::models::params::Params;
@@ -36,6 +37,8 @@ impl StoredNetwork {
         let config_path = folder.join("config.json");
         let config = read_config(&config_path)?;
         let weights = NamedTensors::open(&weight_files(folder)?)?;
+        let prefix = foreign_prefix(&weights.names().collect::<Vec<_>>()).to_owned();
+        let weights = if prefix.is_empty() { weights } else { weights.without_prefix(&prefix) };
         Ok(Self { config, config_path, weights })
     }
 

@@ -250,15 +250,20 @@ impl Params {
         if problems.is_empty() {
             return Ok(());
         }
-        let shown = problems.iter().take(8).map(|p| format!("\n  {p}")).collect::<String>();
-        let more = problems.len().saturating_sub(8);
-        let rest = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        // Both sides: what the network lacks, and what the file has in its place.
+        let (unused, others): (Vec<_>, Vec<_>) =
+            problems.iter().partition(|problem| matches!(problem, TensorProblem::Unused(_)));
+        let some = |problems: &[&TensorProblem], count: usize| {
+            let first = problems.iter().take(count).map(|p| format!("\n  {p}")).collect::<String>();
+            let more = problems.len().saturating_sub(count);
+            if more > 0 { format!("{first}\n  and {more} more") } else { first }
+        };
+        let shown =
+            some(&others, 8 - unused.len().min(4)) + &some(&unused, 8 - others.len().min(4));
         let path = self.store.borrow().weights().map_or("fresh weights".into(), NamedTensors::path);
         Err(Error::weights(
             path,
-            format!(
-                "does not fit its configuration; check that both come from one model:{shown}{rest}"
-            ),
+            format!("does not fit its configuration; check that both come from one model:{shown}"),
         ))
     }
 }

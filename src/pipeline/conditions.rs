@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::drawn_noise::DrawnNoise;
 use super::request::NOISE_LEVEL;
-use super::text::RequestTexts;
+use super::text::{EncodedText, RequestTexts};
 use super::{ExtraChannels, ImageSizes, InitImage, LowResImage, Request, StableDiffusion};
 use crate::forward::add_noise;
 use crate::models::unet::{Conditions, guidance_embedding};
@@ -20,10 +20,12 @@ pub(super) fn conditions(
     noise: &DrawnNoise,
 ) -> Result<Conditions> {
     let (batch, config) = (request.prompts.len(), model.unet.config());
-    let mut conditions = Conditions::from(&texts.cond.context);
-    if let (Some(uncond), Some(cond)) = (&texts.uncond.text_embeds, &texts.cond.text_embeds) {
-        conditions.text_embeds = Some(Tensor::f_cat(&[uncond, cond], 0)?);
-    }
+    let mut conditions = with_text(
+        Conditions::from(&texts.cond.context),
+        &texts.uncond,
+        &texts.cond,
+        is_guided(model),
+    )?;
     if config.addition_embed_type.is_some() {
         let factor = model.vae.config().factor();
         let sizes = request.sdxl.as_ref().and_then(|sdxl| sdxl.sizes);
@@ -54,6 +56,26 @@ pub(super) fn conditions(
         Some(ExtraChannels::None) | None => None,
     };
     Ok(conditions)
+}
+
+/// Whether the U-Net runs twice a step. A network that is told the guidance scale runs once, and there is nothing to
+/// guide.
+pub(super) fn is_guided(model: &StableDiffusion) -> bool {
+    model.unet.config().time_cond_proj_dim.is_none()
+}
+
+/// The same conditions with another text: the pooled embeddings have one row for every row that the U-Net sees.
+pub(super) fn with_text(
+    conditions: Conditions,
+    uncond: &EncodedText,
+    cond: &EncodedText,
+    guided: bool,
+) -> Result<Conditions> {
+    let text_embeds = match (&uncond.text_embeds, &cond.text_embeds) {
+        (Some(uncond), Some(cond)) if guided => Some(Tensor::f_cat(&[uncond, cond], 0)?),
+        (_, cond) => cond.as_ref().map(Tensor::shallow_clone),
+    };
+    Ok(Conditions { context: cond.context.shallow_clone(), text_embeds, ..conditions })
 }
 
 /// The mask, and the latents of the picture with grey where the mask covers it: [B, 1 + 4, h, w].

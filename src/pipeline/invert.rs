@@ -30,12 +30,13 @@ impl StableDiffusion {
         }
         let mut x = self.encode(&init.image, None)?.expand_as(&prepared.x_t).to_device(self.device);
         self.using(&["unet"], || {
-            for (i, planned) in plan.steps.iter().rev().enumerate() {
+            for (i, planned) in plan.steps.iter().enumerate().rev() {
                 let (position, step) = (planned.position, planned.pair());
-                interrupt::check(|| format!("after {i} of {} steps back", plan.steps.len()))?;
+                let steps = plan.steps.len();
+                interrupt::check(|| format!("after {} of {steps} steps back", steps - 1 - i))?;
                 let mut x_t = x.shallow_clone();
                 for _ in 0..iterations {
-                    let output = no_grad(|| prepared.predict(&x_t, step.t))?;
+                    let output = no_grad(|| prepared.predict(i, &x_t, step.t))?;
                     let noise_pred = plan.prediction.noise(&position.rates(), &x_t, &output)?;
                     x_t = ddim_inverse_step(&self.schedule, step, &x, &noise_pred)?;
                 }

@@ -40,7 +40,7 @@ pub use extra_channels::ExtraChannels;
 pub use known_region::KnownRegion;
 pub use model::StableDiffusion;
 pub use open::tiny_folder;
-pub use prepare::Prepared;
+pub use prepare::{LaterText, Prepared};
 pub use request::{
     ClipSkip, DepthMap, ImageSizes, InitImage, LowResImage, Request, Sdxl, Variation,
 };

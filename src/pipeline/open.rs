@@ -72,7 +72,7 @@ impl StableDiffusion {
         let scheduler = |name: &str| checkpoint.scheduler(name).transpose();
         let low_res = scheduler("low_res_scheduler")?;
         let scheduler = scheduler("scheduler")?.ok_or_else(|| {
-            let message = format!("cannot draw pictures: it is {}", checkpoint.family);
+            let message = format!("cannot draw pictures: it is {}", checkpoint.described());
             Error::weights(&checkpoint.path, message)
         })?;
         let mut params = BTreeMap::new();

@@ -1,19 +1,20 @@
 //! Everything that is known of a request before its first step, as values.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use tch::Tensor;
 
-use super::conditions::{conditions, mask_cells};
+use super::conditions::{conditions, is_guided, mask_cells, with_text};
 use super::drawn_noise::{DrawnNoise, draw_noise};
 use super::plan::plan;
 use super::size::latent_shape;
-use super::text::texts;
+use super::text::{EncodedText, RequestTexts, texts};
 use super::{ExtraChannels, KnownRegion, Request, StableDiffusion};
 use crate::check::same_shape;
 use crate::denoiser::Denoiser;
 use crate::guidance::{Guidance, guide};
-use crate::models::unet::Conditioned;
+use crate::models::unet::{Conditioned, Conditions};
 use crate::noise::slerp;
 use crate::sampler::{Plan, Sampling};
 use crate::timesteps::Timesteps;
@@ -21,7 +22,7 @@ use crate::{Error, Result};
 
 /// Everything that is known before the first step.
 pub struct Prepared<'a> {
-    /// The U-Net with its inputs other than the sample, the timestep and the texts.
+    /// The U-Net with its inputs other than the sample, the timestep and, where it runs twice, the contexts.
     pub denoiser: Conditioned<'a>,
     /// The steps.
     pub plan: Plan,
@@ -32,8 +33,8 @@ pub struct Prepared<'a> {
     /// The contexts without the prompts and with them; `None` for a network that is told the guidance scale and runs
     /// once.
     pub contexts: Option<(Tensor, Tensor)>,
-    /// Where prompts change over the steps: the evaluation from which on other contexts hold, in order.
-    pub later_contexts: Vec<(usize, (Tensor, Tensor))>,
+    /// The texts that hold later, in order, where prompts change over the steps.
+    pub later_texts: Vec<LaterText<'a>>,
     /// How two predictions become one.
     pub guidance: Guidance,
     /// The part of the picture that stays, where a model that was not made for inpainting redraws the rest.
@@ -43,6 +44,25 @@ pub struct Prepared<'a> {
     /// What a person should know, see [`StableDiffusion::warnings`].
     pub notes: Vec<String>,
 }
+
+/// The text that holds from one model evaluation on, where prompts change over the steps.
+pub struct LaterText<'a> {
+    /// The first evaluation that it holds for.
+    pub from: usize,
+    /// The U-Net with this text's pooled embedding, and its context where there is nothing to guide.
+    pub denoiser: Conditioned<'a>,
+    /// The contexts, as [`Prepared::contexts`].
+    pub contexts: Option<(Tensor, Tensor)>,
+}
+
+impl fmt::Debug for LaterText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LaterText {{ from evaluation {} }}", self.from)
+    }
+}
+
+/// The U-Net and both contexts, as far as there are two.
+type HeldText<'p, 'a> = (&'p Conditioned<'a>, Option<(&'p Tensor, &'p Tensor)>);
 
 impl fmt::Debug for Prepared<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,21 +80,47 @@ pub(super) fn prepare<'a>(model: &'a StableDiffusion, request: &Request) -> Resu
     let x_0 = init_latents(model, request, &noise)?;
     let x_t = first_sample(request, &plan, x_0.as_ref(), &noise)?;
     let conditions = conditions(model, request, &texts, &shape, &noise)?;
-    // A distilled network is told the scale, and there is nothing to guide.
-    let guided = model.unet.config().time_cond_proj_dim.is_none();
+    let guided = is_guided(model);
     let DrawnNoise { start, steps: noises, .. } = noise;
     Ok(Prepared {
         known_region: known_region(model, request, x_0, start, &shape),
+        later_texts: later_texts(model, &conditions, &texts)?,
         denoiser: Conditioned { unet: &model.unet, conditions },
         plan,
         x_t: x_t.to_device(model.device),
         noises,
-        contexts: guided.then_some((texts.uncond.context, texts.cond.context)),
-        later_contexts: texts.later,
+        contexts: contexts(model, &texts.uncond, &texts.cond),
         guidance: if guided { request.guidance.clone() } else { 1.0.into() },
         captions: captions(request),
         notes: model.warnings(request)?,
     })
+}
+
+/// Both contexts, of a model that runs twice.
+fn contexts(
+    model: &StableDiffusion,
+    uncond: &EncodedText,
+    cond: &EncodedText,
+) -> Option<(Tensor, Tensor)> {
+    let both = || (uncond.context.shallow_clone(), cond.context.shallow_clone());
+    is_guided(model).then(both)
+}
+
+/// What holds from the evaluations on at which prompts change: all that depends on a text.
+fn later_texts<'a>(
+    model: &'a StableDiffusion,
+    first: &Conditions,
+    texts: &RequestTexts,
+) -> Result<Vec<LaterText<'a>>> {
+    let later = |(from, (uncond, cond)): &(usize, (EncodedText, EncodedText))| {
+        let conditions = with_text(Conditions::from(first), uncond, cond, is_guided(model))?;
+        Ok(LaterText {
+            from: *from,
+            denoiser: Conditioned { unet: &model.unet, conditions },
+            contexts: contexts(model, uncond, cond),
+        })
+    };
+    texts.later.iter().map(later).collect()
 }
 
 /// The prompt and the seed of every picture.
@@ -185,24 +231,33 @@ impl<'a> Prepared<'a> {
         Sampling::new(&self.denoiser, plan, x_t, contexts, self.guidance.clone(), noises)
     }
 
-    /// The contexts that begin to hold at evaluation `i`, where a prompt changes there.
-    pub(super) fn contexts_at(&self, i: usize) -> Option<(&Tensor, &Tensor)> {
-        let found = self.later_contexts.iter().find(|(from, _)| *from == i);
-        found.map(|(_, (uncond, cond))| (uncond, cond))
+    /// The text that holds at evaluation `i`.
+    fn text_at(&self, i: usize) -> HeldText<'_, 'a> {
+        let later = self.later_texts.iter().rev().find(|later| later.from <= i);
+        let (denoiser, contexts) = match later {
+            Some(later) => (&later.denoiser, &later.contexts),
+            None => (&self.denoiser, &self.contexts),
+        };
+        (denoiser, contexts.as_ref().map(|(uncond, cond)| (uncond, cond)))
     }
 
-    /// The network's output for `x_t` at the timestep `t`, guided by the plain rule; `x_t` is scaled as the network is
-    /// to see it.
+    /// The text that begins to hold at evaluation `i`, where a prompt changes there.
+    pub(super) fn text_from(&self, i: usize) -> Option<HeldText<'_, 'a>> {
+        self.later_texts.iter().any(|later| later.from == i).then(|| self.text_at(i))
+    }
+
+    /// The network's output for `x_t` at the timestep `t` with the text of evaluation `i`, guided by the plain rule;
+    /// `x_t` is scaled as the network is to see it.
     ///
     /// # Errors
     /// Shapes that the model does not take.
-    pub fn predict(&self, x_t: &Tensor, t: impl Into<Timesteps>) -> Result<Tensor> {
+    pub fn predict(&self, i: usize, x_t: &Tensor, t: impl Into<Timesteps>) -> Result<Tensor> {
         let t = t.into();
-        let Some((uncond, cond)) = &self.contexts else {
-            return self.denoiser.predict(x_t, &t, None);
+        let (denoiser, Some((uncond, cond))) = self.text_at(i) else {
+            return self.text_at(i).0.predict(x_t, &t, None);
         };
         let context = Tensor::f_cat(&[uncond, cond], 0)?;
-        let both = self.denoiser.predict(&Tensor::f_cat(&[x_t, x_t], 0)?, &t, Some(&context))?;
+        let both = denoiser.predict(&Tensor::f_cat(&[x_t, x_t], 0)?, &t, Some(&context))?;
         let half = x_t.size()[0];
         guide(&both.narrow(0, 0, half), &both.narrow(0, half, half), self.guidance.scale)
     }
@@ -213,19 +268,16 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// Starts of other shapes, or of one guided and one unguided model.
     pub fn towards(mut self, other: &Self, weight: f64) -> Result<Self> {
-        let line = |a: &Tensor, b: &Tensor| {
-            same_shape("the other's text", b, a)?;
-            Ok::<_, Error>(a * (1. - weight) + b * weight)
-        };
         self.x_t = slerp(&self.x_t, &other.x_t, weight)?;
-        let (mine, theirs) = (&mut self.denoiser.conditions, &other.denoiser.conditions);
-        mine.context = line(&mine.context, &theirs.context)?;
-        if let (Some(a), Some(b)) = (&mine.text_embeds, &theirs.text_embeds) {
-            mine.text_embeds = Some(line(a, b)?);
-        }
-        if let (Some(a), Some(b)) = (&self.contexts, &other.contexts) {
-            self.contexts = Some((line(&a.0, &b.0)?, line(&a.1, &b.1)?));
-        }
+        let changes = self.later_texts.iter().chain(&other.later_texts).map(|later| later.from);
+        let changes: BTreeSet<usize> = changes.collect();
+        let later = |from| {
+            let (denoiser, contexts) = between(self.text_at(from), other.text_at(from), weight)?;
+            Ok(LaterText { from, denoiser, contexts })
+        };
+        let later_texts = changes.into_iter().map(later).collect::<Result<_>>()?;
+        (self.denoiser, self.contexts) = between(self.text_at(0), other.text_at(0), weight)?;
+        self.later_texts = later_texts;
         for (mine, theirs) in self.captions.iter_mut().zip(&other.captions) {
             *mine = format!("{weight} of the way from {mine} to {theirs}");
         }
@@ -233,4 +285,23 @@ impl<'a> Prepared<'a> {
         self.notes.extend(more.collect::<Vec<_>>());
         Ok(self)
     }
+}
+
+/// A text on the line from one to another.
+fn between<'a>(
+    (mine, contexts): HeldText<'_, 'a>,
+    (theirs, other_contexts): HeldText<'_, 'a>,
+    weight: f64,
+) -> Result<(Conditioned<'a>, Option<(Tensor, Tensor)>)> {
+    let line = |a: &Tensor, b: &Tensor| {
+        same_shape("the other's text", b, a)?;
+        Ok::<_, Error>(a * (1. - weight) + b * weight)
+    };
+    let mut conditions = Conditions::from(&mine.conditions);
+    conditions.context = line(&conditions.context, &theirs.conditions.context)?;
+    let pooled = conditions.text_embeds.as_ref().zip(theirs.conditions.text_embeds.as_ref());
+    conditions.text_embeds = pooled.map(|(a, b)| line(a, b)).transpose()?;
+    let contexts = contexts.zip(other_contexts);
+    let contexts = contexts.map(|(a, b)| Ok::<_, Error>((line(a.0, b.0)?, line(a.1, b.1)?)));
+    Ok((Conditioned { unet: mine.unet, conditions }, contexts.transpose()?))
 }

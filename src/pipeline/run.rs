@@ -56,8 +56,11 @@ impl StableDiffusion {
         let (latents, stopped) = self.using(&["unet"], || {
             let mut sampling = prepared.sampling()?;
             for i in 0.. {
-                if let Some((uncond, cond)) = prepared.contexts_at(i) {
-                    sampling.set_contexts(uncond, cond)?;
+                if let Some((denoiser, contexts)) = prepared.text_from(i) {
+                    sampling.set_denoiser(denoiser);
+                    if let Some((uncond, cond)) = contexts {
+                        sampling.set_contexts(uncond, cond)?;
+                    }
                 }
                 let Some(step) = sampling.take_step() else { break };
                 let mut step = step?;

@@ -62,8 +62,8 @@ pub(super) struct RequestTexts {
     pub uncond: EncodedText,
     /// With the prompts.
     pub cond: EncodedText,
-    /// The evaluations at which the prompts change, and both contexts from there on.
-    pub later: Vec<(usize, (Tensor, Tensor))>,
+    /// The evaluations at which the prompts change, and both texts from there on.
+    pub later: Vec<(usize, (EncodedText, EncodedText))>,
 }
 
 /// Encodes the texts of all steps of a request.
@@ -74,20 +74,20 @@ pub(super) fn texts(
 ) -> Result<RequestTexts> {
     model.using(&["text_encoder", "text_encoder_2"], || {
         let (uncond, cond) = texts_at(model, request, 0, plan.num_inference_steps)?;
-        Ok(RequestTexts { uncond, cond, later: later_contexts(model, request, plan)? })
+        Ok(RequestTexts { uncond, cond, later: later_texts(model, request, plan)? })
     })
 }
 
-/// The evaluations at which the prompts of a request change, and the contexts from there on.
-fn later_contexts(
+/// The evaluations at which the prompts of a request change, and the texts from there on.
+fn later_texts(
     model: &StableDiffusion,
     request: &Request,
     plan: &Plan,
-) -> Result<Vec<(usize, (Tensor, Tensor))>> {
+) -> Result<Vec<(usize, (EncodedText, EncodedText))>> {
     let mut later = Vec::new();
     for i in changes(request, plan)? {
         let (uncond, cond) = texts_at(model, request, plan.step_of(i), plan.num_inference_steps)?;
-        later.push((i, (uncond.context, cond.context)));
+        later.push((i, (uncond, cond)));
     }
     Ok(later)
 }
@@ -97,9 +97,10 @@ pub(super) fn changes(request: &Request, plan: &Plan) -> Result<Vec<usize>> {
     if !request.weighted_prompts {
         return Ok(Vec::new());
     }
-    let prompts_2 = request.sdxl.iter().flat_map(|sdxl| &sdxl.prompts_2);
+    let second = request.sdxl.iter();
+    let second = second.flat_map(|sdxl| sdxl.prompts_2.iter().chain(&sdxl.negative_prompt_2));
     let all: Vec<&String> =
-        request.prompts.iter().chain(prompts_2).chain([&request.negative_prompt]).collect();
+        request.prompts.iter().chain(second).chain([&request.negative_prompt]).collect();
     let at = |i: usize| -> Result<Vec<String>> {
         let (step, steps) = (plan.step_of(i), plan.num_inference_steps);
         all.iter().map(|prompt| at_step(prompt, step, steps)).collect()

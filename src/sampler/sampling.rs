@@ -153,6 +153,11 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         self.x_t = x_t;
     }
 
+    /// Continues with another model, as for a prompt that changes over the steps and is among the model's conditions.
+    pub fn set_denoiser(&mut self, denoiser: &'a D) {
+        self.denoiser = denoiser;
+    }
+
     /// Continues with other contexts, as for a prompt that changes over the steps.
     ///
     /// # Errors

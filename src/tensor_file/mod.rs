@@ -9,6 +9,7 @@ mod pickle;
 mod read;
 mod tensor_location;
 mod torch_archive;
+mod wrapped_names;
 mod write;
 mod zip;
 
@@ -19,4 +20,5 @@ pub use json::read_config;
 pub use named_tensors::NamedTensors;
 pub(crate) use named_tensors::TensorPart;
 pub use read::TensorFile;
+pub(crate) use wrapped_names::{common_prefix, unwrapped, wrappers};
 pub use write::write_tensors;

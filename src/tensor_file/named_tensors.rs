@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::TensorFile;
+use super::{TensorFile, unwrapped, wrappers};
 use crate::{Error, Result};
 
 /// How a network's tensor is cut from a tensor in a file.
@@ -35,6 +35,8 @@ struct TensorSource {
 pub struct NamedTensors {
     files: Vec<Rc<TensorFile>>,
     index: BTreeMap<String, TensorSource>,
+    /// What was taken off the names that the files have.
+    taken_off: BTreeSet<String>,
 }
 
 impl fmt::Debug for NamedTensors {
@@ -45,7 +47,8 @@ impl fmt::Debug for NamedTensors {
 }
 
 impl NamedTensors {
-    /// All tensors of these files, under the names they have there.
+    /// All tensors of these files, under the names they have there, but for what torch's wrappers add (`_orig_mod.`,
+    /// `module.`).
     ///
     /// # Errors
     /// A file that cannot be read; a name that is in two files.
@@ -54,10 +57,12 @@ impl NamedTensors {
         for path in paths {
             let file = Rc::new(TensorFile::open_header(path)?);
             for key in file.names() {
-                if weights.index.contains_key(key) {
-                    return Err(Error::weights(path, format!("{key} is in another file as well")));
+                let name = unwrapped(key);
+                if weights.index.contains_key(&*name) {
+                    return Err(Error::weights(path, format!("{name} occurs twice")));
                 }
-                weights.put(&file, key.to_owned(), key, TensorPart::Whole);
+                weights.taken_off.extend(wrappers(key).map(|part| format!("{part}.")));
+                weights.put(&file, name.into_owned(), key, TensorPart::Whole);
             }
         }
         Ok(weights)
@@ -78,6 +83,19 @@ impl NamedTensors {
         });
         let source = TensorSource { file: at, key: key.to_owned(), part };
         self.index.insert(name, source).is_none()
+    }
+
+    /// What was taken off the names that the files have.
+    pub(crate) fn taken_off(&self) -> impl Iterator<Item = &str> {
+        self.taken_off.iter().map(String::as_str)
+    }
+
+    /// The same tensors without `prefix`, which all their names begin with.
+    pub(crate) fn without_prefix(mut self, prefix: &str) -> Self {
+        let plain = |name: String| name.strip_prefix(prefix).unwrap_or(&name).to_owned();
+        self.index = self.index.into_iter().map(|(name, source)| (plain(name), source)).collect();
+        self.taken_off.insert(prefix.to_owned());
+        self
     }
 
     /// Compares the files' bytes with their checksums, if they have any.

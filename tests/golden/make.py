@@ -45,11 +45,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from diffusers.utils import load_image
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -538,6 +541,91 @@ def tokenizer():
     ids = lambda t, text: t(text, padding="max_length", max_length=77, truncation=True).input_ids
     cases = [{"prompt": p, "pad_end": ids(end, p), "pad_zero": ids(zero, p)} for p in PROMPTS]
     (HERE / "tokenizer.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
+
+
+# Folders whose tokens stand in several files, each with the ids of some prompts: the same files are written by the test.
+ADDED = ["a <cat-toy> on grass", "a <Cat-Toy>!", "<cat-toy>s", "x<cat-toy> y", "a sks1 b", "a cat</w> b", "!a"]
+
+
+def added_tokens():
+    def saved(**tokens):
+        """The `tokenizer.json` of the tiny vocabulary, with these tokens added to it."""
+        folder = HERE / "added_tokens_work"
+        tiny_tokenizer(folder, pad_token="<|endoftext|>").save_pretrained(folder)
+        kept = json.loads((folder / "tokenizer.json").read_text())
+        shutil.rmtree(folder)
+        kept["added_tokens"] += [
+            dict(id=i, content=token, single_word=False, lstrip=False, rstrip=False, normalized=True, special=False)
+            for token, i in tokens.items()
+        ]
+        return kept
+
+    def token(content, **more):
+        return dict(content=content, single_word=False, lstrip=False, rstrip=False, normalized=True, special=False, **more)
+
+    folder, cases = HERE / "added_tokens_work", []
+    parts = {
+        "added": {"added_tokens.json": {"<cat-toy>": 714}},
+        "gap": {"added_tokens.json": {"<cat-toy>": 720, "sks1": 717}},
+        "decoder": {"tokenizer_config.json": {"added_tokens_decoder": {"714": token("<cat-toy>")}, "pad_token": "!"}},
+        "special": {"special_tokens_map.json": {"additional_special_tokens": ["<cat-toy>"], "pad_token": "!"}},
+        "json": {"tokenizer.json": saved(**{"<cat-toy>": 714})},
+        "json_and_added": {"tokenizer.json": saved(), "added_tokens.json": {"<cat-toy>": 714}},
+        "same_id": {"tokenizer.json": saved(**{"<cat-toy>": 714}), "added_tokens.json": {"sks1": 714}},
+        "more": {"tokenizer.json": saved(**{"<cat-toy>": 714}), "added_tokens.json": {"<cat-toy>": 714, "sks1": 715}},
+        "before": {"tokenizer.json": saved(**{"<cat-toy>": 715}), "added_tokens.json": {"sks1": 714}},
+        "decoder_alone_counts": {
+            "tokenizer.json": saved(**{"sks1": 714}),
+            "added_tokens.json": {"sks1": 714},
+            "tokenizer_config.json": {"added_tokens_decoder": {"714": token("<cat-toy>")}},
+        },
+    }
+    for name, files in parts.items():
+        tiny_tokenizer(folder, pad_token="<|endoftext|>")
+        for path in folder.iterdir():
+            if path.name not in ["vocab.json", "merges.txt"]:
+                path.unlink()
+        for path, content in files.items():
+            (folder / path).write_text(json.dumps(content))
+        opened = CLIPTokenizer.from_pretrained(folder)
+        ids = [opened(prompt, padding="max_length", max_length=77).input_ids[:16] for prompt in ADDED]
+        # The vocabulary itself is in the repository once.
+        files = {path: dict(content, model=None) if "model" in content else content for path, content in files.items()}
+        cases.append(dict(name=name, files=files, prompts=ADDED, ids=ids))
+        shutil.rmtree(folder)
+    (HERE / "added_tokens.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
+
+
+# KIND/file holds the bytes of a picture; KIND/picture and KIND/mask are what diffusers' processors make of it, 8 by 16.
+def pictures():
+    numbers = np.random.default_rng(7)
+    drawn = lambda *shape: numbers.integers(0, 256, shape, dtype=np.uint8)
+    smooth = lambda image: image.resize((20, 12), Image.Resampling.BICUBIC)
+    colour = smooth(Image.fromarray(drawn(5, 6, 3)))
+    # Nowhere wholly transparent: what stands there is black in a mask here, and in diffusers what the file hides.
+    alpha = Image.fromarray(np.maximum(np.array(smooth(Image.fromarray(drawn(5, 6)))), 1))
+    veiled = colour.copy()
+    veiled.putalpha(alpha)
+    grey = colour.convert("L")
+    both = Image.merge("LA", [grey, alpha])
+    kinds = {
+        "rgb": colour, "rgba": veiled, "grey": grey, "grey_alpha": both, "palette": colour.quantize(16),
+        "bits": grey.convert("1"), "jpeg": colour, "cmyk": colour.convert("CMYK"),
+    }
+    strokes = np.zeros((12, 20, 4), np.uint8)
+    strokes[3:6, 2:15] = 255
+    kinds["strokes"] = Image.fromarray(strokes)
+    pictures = VaeImageProcessor(vae_scale_factor=2)
+    masks = VaeImageProcessor(vae_scale_factor=2, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+    tensors = {}
+    for name, image in kinds.items():
+        file = HERE / "picture_work"
+        image.save(file, "JPEG" if name in ["jpeg", "cmyk"] else "PNG")
+        tensors[f"{name}/file"] = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+        tensors[f"{name}/picture"] = pictures.preprocess(load_image(str(file)), 16, 8)
+        tensors[f"{name}/mask"] = masks.preprocess(load_image(str(file)), 16, 8)
+        file.unlink()
+    save("pictures", tensors)
 
 
 # PHI and SCALE/ETA/THRESHOLD/MOMENTUM in the names: guidance beyond the plain rule, two steps of the projected one.
@@ -1245,6 +1333,45 @@ def loras():
             save(f"lora/{name}_merged", dict(list(out.items())[::3]))
 
 
+def sdxl_variants():
+    """SDXL's small model with prompts that change over the steps, and with a U-Net that is told the guidance scale."""
+    folder, size = HERE / "families" / "sdxl", dict(height=16, width=8)
+    negative = dict(negative_prompt=["blurry!"] * 2)
+    plain = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32, add_watermarker=False)
+    unet = UNet2DConditionModel.from_config(plain.unet.config, time_cond_proj_dim=6)
+    cond_proj = normal([4, 6], 16).half()
+    weights = {**plain.unet.state_dict(), "time_embedding.cond_proj.weight": cond_proj.float()}
+    unet.load_state_dict(weights)
+    distilled = StableDiffusionXLPipeline(**{**plain.components, "unet": unet.eval()}, add_watermarker=False)
+    others = dict(prompt=["a fish", "flat"], device="cpu", num_images_per_prompt=1)
+
+    def changing(model, guided):
+        """The other prompts from the eleventh of the twenty steps on."""
+        both = model.encode_prompt(**others, do_classifier_free_guidance=guided, **(negative if guided else {}))
+        cond, uncond, pooled, pooled_uncond = both
+        later = dict(
+            prompt_embeds=torch.cat([uncond, cond]) if guided else cond,
+            add_text_embeds=torch.cat([pooled_uncond, pooled]) if guided else pooled,
+        )
+        return lambda pipe, i, t, held: later if i == 9 else held
+
+    tensors = {"cond_proj": cond_proj}
+    for model, name in [(plain, "plain"), (distilled, "distilled")]:
+        model.set_progress_bar_config(disable=True)
+        guided = name == "plain"
+        for sampler, scheduler in [("ddim", DDIMScheduler), ("euler", EulerDiscreteScheduler)]:
+            model.scheduler = scheduler.from_config(plain.scheduler.config)
+            asked = {**PROMPTED, **size, **(negative if guided else {}), "output_type": "latent"}
+            change = dict(
+                callback_on_step_end=changing(model, guided),
+                callback_on_step_end_tensor_inputs=["prompt_embeds", "add_text_embeds"],
+            )
+            for run, more in [("same", {}), ("changing", change)]:
+                generators = [seeded(5), seeded(6)]
+                tensors[f"{name}/{run}/{sampler}"] = model(**asked, **more, generator=generators)[0]
+    save("families/sdxl_variants", tensors)
+
+
 def ldm_unet(name, config):
     """latent-diffusion's name of a U-Net's tensor."""
     layers, parts = config.layers_per_block, name.split(".")
@@ -1696,8 +1823,8 @@ def checkpoints():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = [signatures, schedules, timesteps, samplers, configs, guidance, tokenizer, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
-    for part in [*parts, pipelines, families, loras, checkpoints]:
+    parts = [signatures, schedules, timesteps, samplers, configs, guidance, tokenizer, added_tokens, pictures, noise, text_encoders, text_projections, unets, vaes, vae_tiles]
+    for part in [*parts, pipelines, families, sdxl_variants, loras, checkpoints]:
         if not sys.argv[1:] or part.__name__ in sys.argv[1:]:
             print(part.__name__)
             part()

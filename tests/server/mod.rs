@@ -48,6 +48,12 @@ pub struct State {
     pub location: Option<String>,
     /// The text of the list of files.
     pub list: Option<String>,
+    /// A mirror: files lie on the second server, and the first one redirects to it without a word about them.
+    pub mirror: bool,
+    /// Whether the second server answers GET alone.
+    pub refuses_head: bool,
+    /// A login page that is answered with 200 in place of a file: the end of the file's name, the page's type, the page.
+    pub page: Option<(&'static str, &'static str, &'static str)>,
 }
 
 pub struct Server {
@@ -141,6 +147,7 @@ fn answer(
     let (mut answer, cut, stall) = {
         let mut state = state.lock().unwrap();
         let answer = match is_cdn {
+            true if state.refuses_head && method == "HEAD" => plain(403, Vec::new(), b""),
             true => of_cdn(&state, &path, range),
             false => of_hub(&state, &path, cdn),
         };
@@ -222,6 +229,13 @@ fn of_hub(state: &State, path: &str, cdn: &str) -> Answer {
     }
     let (_, name) = rest.split_once('/').unwrap();
     let name = name.replace("%20", " ").replace("%23", "#");
+    if let Some((_, kind, page)) = state.page.filter(|(end, ..)| name.ends_with(end)) {
+        let headers = vec![("Content-Type", kind.to_owned()), ("ETag", "\"a-page\"".into())];
+        return plain(200, headers, page.as_bytes());
+    }
+    if state.mirror {
+        return plain(302, vec![("Location", format!("{cdn}/mirror/{name}"))], b"see there");
+    }
     let Some(bytes) = state.files.get(&name) else { return failed((404, "EntryNotFound")) };
     let etag = etag(&name, bytes);
     let commit = ("X-Repo-Commit", commit.to_owned());
@@ -242,6 +256,10 @@ fn of_hub(state: &State, path: &str, cdn: &str) -> Answer {
 }
 
 fn of_cdn(state: &State, path: &str, range: Option<u64>) -> Answer {
+    if let Some(name) = path.strip_prefix("/mirror/") {
+        let Some(bytes) = state.files.get(name) else { return plain(404, Vec::new(), b"") };
+        return plain(200, vec![("ETag", format!("\"{}\"", etag(name, bytes)))], bytes);
+    }
     let hash = path[1..].split('?').next().unwrap();
     let Some(bytes) = state.files.values().find(|bytes| sha256(bytes) == hash) else {
         return plain(404, Vec::new(), b"");

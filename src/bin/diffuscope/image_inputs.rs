@@ -7,7 +7,7 @@ use diffuscope::models::vae::Tiling;
 use diffuscope::pipeline::{DepthMap, InitImage, LowResImage, Request, StableDiffusion, Variation};
 use diffuscope::tensor_file::TensorFile;
 use diffuscope::{Error, Result, picture};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::options::Seed;
 
@@ -104,16 +104,14 @@ impl ImageInputs {
     /// The request with all of this in it.
     pub fn fill(&self, request: Request, model: &StableDiffusion) -> Result<Request> {
         let size = || model.size(request.width, request.height);
-        // Data, not pictures: grey in [0, 1].
-        let grey = |path: &Path| -> Result<Tensor> {
+        let mask = |path: &Path| -> Result<Tensor> {
             let (width, height) = size()?;
-            let image = picture::read(path, width as u32, height as u32)?;
-            Ok((image.mean_dim([1i64].as_slice(), true, Kind::Float) + 1) / 2)
+            picture::read_mask(path, width as u32, height as u32)
         };
         let init = |(path, strength): (&PathBuf, f64)| -> Result<InitImage> {
             let (width, height) = size()?;
             let image = picture::read(path, width as u32, height as u32)?;
-            let mask = self.mask.as_deref().map(grey).transpose()?;
+            let mask = self.mask.as_deref().map(mask).transpose()?;
             Ok(InitImage { mask, ..InitImage::new(image, strength) })
         };
         let low_res = |path: &PathBuf| -> Result<LowResImage> {
@@ -124,7 +122,7 @@ impl ImageInputs {
         let latents = |path: &PathBuf| TensorFile::open(path)?.tensor("latents");
         Ok(Request {
             init: self.init.as_ref().zip(self.strength).map(init).transpose()?,
-            depth: self.depth.as_deref().map(grey).transpose()?.map(DepthMap),
+            depth: self.depth.as_deref().map(picture::read_depth).transpose()?.map(DepthMap),
             low_res: self.small.as_ref().map(low_res).transpose()?,
             initial_latents: self.initial_latents.as_ref().map(latents).transpose()?,
             variation: self.variation()?,

@@ -113,6 +113,7 @@ impl<'a> HubClient<'a> {
             429 | 500.. => return Err(RequestError::Network(self.explain(&response))),
             _ => return Err(self.error(self.explain(&response)).into()),
         }
+        self.refuse_page("the list of files", &response)?;
         let text = response.body_mut().with_config().limit(MAX_LIST).read_to_vec();
         let text = text.map_err(|e| RequestError::Network(e.to_string()))?;
         let RevisionAnswer { sha, siblings } = serde_json::from_slice(&text)
@@ -130,32 +131,52 @@ impl<'a> HubClient<'a> {
 
     /// A file's length and ETag.
     pub fn metadata(&self, commit: &str, name: &str) -> Result<RemoteFile> {
-        let response = self
-            .send(&self.file_url(commit, name), true, 0)
-            .map_err(|error| self.final_error(error))?;
+        let ask = |head: bool| {
+            let sent = self.send(&self.file_url(commit, name), head, 0);
+            sent.map_err(|error| self.final_error(error))
+        };
+        let mut response = ask(true)?;
+        // A server behind a redirect may take GET alone: an address that is signed for one method, say.
+        if !matches!(response.status().as_u16(), 401 | 404 | 429 | 500)
+            && about(&response).is_none()
+        {
+            response = ask(false)?;
+        }
         let status = response.status();
         if !status.is_success() && !status.is_redirection() {
             return Err(self.error(format!("{name}: {}", self.explain(&response))));
         }
-        let etag = text_header(&response, "x-linked-etag").or(text_header(&response, "etag"));
-        let etag = etag.unwrap_or_default().trim_start_matches("W/").trim_matches('"').to_owned();
-        // The length of a redirect is not that of the file.
-        let length = text_header(&response, "content-length").filter(|_| status.is_success());
-        let size = text_header(&response, "x-linked-size").or(length);
-        let size = size.and_then(|size| size.parse().ok());
-        if let Some(size) = size.filter(|&size| size > LARGEST) {
+        self.refuse_page(name, &response)?;
+        let about = about(&response);
+        if let Some((_, size)) = about.as_ref().filter(|(_, size)| *size > LARGEST) {
             let message =
                 format!("{name}: it cannot be {size} bytes long, as {} says", self.hub.endpoint);
             return Err(self.error(message));
         }
-        match size.filter(|_| is_file_name(&etag)) {
-            Some(size) => Ok(RemoteFile { name: name.to_owned(), etag, size }),
+        match about {
+            Some((etag, size)) => Ok(RemoteFile { name: name.to_owned(), etag, size }),
             None => {
                 let endpoint = &self.hub.endpoint;
                 let message = format!("{endpoint} does not say the length and the ETag of {name}");
                 Err(self.error(message))
             }
         }
+    }
+
+    /// Refuses a web page where a file was asked for: a login, or the portal of a network.
+    pub fn refuse_page(&self, what: &str, response: &Response<Body>) -> Result<()> {
+        let kind = text_header(response, "content-type").unwrap_or_default().to_ascii_lowercase();
+        let page = kind.starts_with("text/html") || kind.starts_with("application/xhtml");
+        if page && response.status().is_success() { Err(self.page_error(what)) } else { Ok(()) }
+    }
+
+    /// The error about a web page that came in place of `what`.
+    pub fn page_error(&self, what: &str) -> Error {
+        let endpoint = &self.hub.endpoint;
+        self.error(format!(
+            "{what}: a web page came in its place, such as a login; check that {endpoint} (HF_ENDPOINT) is a hub, open \
+             it in a browser, or set HF_TOKEN"
+        ))
     }
 
     /// Asks for the content of a file, from byte `from` on.
@@ -168,7 +189,7 @@ impl<'a> HubClient<'a> {
         format!("{endpoint}/{repository}/resolve/{commit}/{}", percent_encode(name, "/"))
     }
 
-    /// Sends a request and follows its redirects; with `head` only those to the same server.
+    /// Sends a request and follows its redirects; with `head` as far as an answer that says length and ETag of the file.
     fn send(&self, url: &str, head: bool, from: u64) -> RequestResult<Response<Body>> {
         let mut url = url.to_owned();
         for _ in 0..MAX_REDIRECTS {
@@ -193,7 +214,10 @@ impl<'a> HubClient<'a> {
                 let message = format!("{url} redirects to {location:?}, which is not an address");
                 return Err(self.error(message).into());
             };
-            if head && there != here {
+            if head
+                && text_header(&response, "x-linked-size").is_some()
+                && about(&response).is_some()
+            {
                 return Ok(response);
             }
             if here.0 == "https" && there.0 != "https" {
@@ -239,6 +263,18 @@ impl<'a> HubClient<'a> {
             }
         }
     }
+}
+
+/// The ETag and the length of the file that an answer is about, if it says both.
+fn about(response: &Response<Body>) -> Option<(String, u64)> {
+    let success = response.status().is_success();
+    let etag = text_header(response, "x-linked-etag").or(text_header(response, "etag"))?;
+    let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
+    // The length of a redirect is not that of the file.
+    let length = text_header(response, "content-length").filter(|_| success);
+    let size = text_header(response, "x-linked-size").or(length)?.parse().ok()?;
+    let known = success || response.status().is_redirection();
+    (known && is_file_name(&etag)).then_some((etag, size))
 }
 
 /// A header of an answer, if it is there and is text.

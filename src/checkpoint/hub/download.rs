@@ -80,6 +80,10 @@ fn download(
         }
         std::thread::sleep(Duration::from_millis(250 << attempts));
     }
+    if is_page(name, &partial.start()?) {
+        partial.remove()?;
+        return Err(client.page_error(name));
+    }
     let sha256 = partial.sha256()?;
     // The ETag of a large file is its SHA-256; that of a small one is git's, which is shorter.
     if etag.len() == sha256.len() && *etag != sha256 {
@@ -115,6 +119,7 @@ fn receive(
         429 | 500.. => return Err(RequestError::Network(client.explain(&response))),
         _ => return Err(client.error(format!("{name}: {}", client.explain(&response))).into()),
     };
+    client.refuse_page(name, &response)?;
     if let Some(total) = total.filter(|total: &u64| total != size) {
         let message = format!("{name}: the hub says {size} bytes, but sends {total}");
         return Err(client.error(message).into());
@@ -153,6 +158,16 @@ fn receive(
         };
         interrupt::check(so_far)?;
     }
+}
+
+/// Whether the first bytes of a file are those of a web page.
+fn is_page(name: &str, start: &[u8]) -> bool {
+    let text = start.trim_ascii_start().to_ascii_lowercase();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let pages: [&[u8]; 6] = [b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--"];
+    // JSON has nothing that begins so.
+    let page = pages.iter().any(|page| text.starts_with(page));
+    page || name.ends_with(".json") && text.starts_with(b"<")
 }
 
 fn progress_bar(total: u64) -> ProgressBar {

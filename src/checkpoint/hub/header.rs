@@ -22,6 +22,7 @@ pub(super) fn fetch_header(
     if !response.status().is_success() {
         return Err(client.error(format!("{name}: {}", client.explain(&response))));
     }
+    client.refuse_page(name, &response)?;
     let no_header = || client.error(format!("{name}: no header"));
     let mut body = response.into_body().into_reader();
     let mut read = |count: u64| {

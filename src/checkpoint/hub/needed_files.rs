@@ -70,7 +70,7 @@ fn tokenizer(part: &str, has: impl Fn(&str) -> bool) -> Option<Vec<String>> {
     let mut files = [named(&["vocab.json", "merges.txt"]), named(&["tokenizer.json"])]
         .into_iter()
         .find(|files| files.iter().all(|name| has(name)))?;
-    let special = named(&["special_tokens_map.json", "tokenizer_config.json"]);
+    let special = named(&["added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"]);
     files.extend(special.into_iter().filter(|name| has(name)));
     Some(files)
 }

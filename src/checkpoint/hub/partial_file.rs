@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use indicatif::DecimalBytes;
@@ -45,6 +45,14 @@ impl PartialFile {
     /// The bytes that have arrived.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// The first bytes.
+    pub fn start(&self) -> Result<Vec<u8>> {
+        let mut start = Vec::new();
+        let read = File::open(&self.path).and_then(|file| file.take(256).read_to_end(&mut start));
+        read.map_err(|e| Error::io(&self.path, e))?;
+        Ok(start)
     }
 
     /// Drops what has arrived.

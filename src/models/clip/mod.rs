@@ -1,5 +1,6 @@
 //! CLIP: a prompt to the context that the U-Net attends to.
 
+mod added_tokens;
 mod text_encoder;
 mod tokenizer;
 

@@ -1,6 +1,7 @@
 //! CLIP's byte-pair tokenizer.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
+use super::added_tokens::{FolderTokens, TokenWithId};
 use crate::short::Start;
 use crate::tensor_file::read_config;
 use crate::{Error, Result};
@@ -75,17 +77,26 @@ impl Encoding {
     }
 }
 
-/// The part of `tokenizer_config.json` and `special_tokens_map.json` that is used.
+/// `tokenizer.json`, as far as it is read: the rest is the same for every CLIP.
 #[derive(Deserialize)]
-struct SpecialTokens {
-    pad_token: Option<PadToken>,
+struct TokenizerJson {
+    model: JsonModel,
+    #[serde(default)]
+    added_tokens: Vec<TokenWithId>,
 }
 
 #[derive(Deserialize)]
+struct JsonModel {
+    vocab: HashMap<String, u32>,
+    merges: Vec<JsonMerge>,
+}
+
+/// Two tokens that are merged, as one text with a space or as two.
+#[derive(Deserialize)]
 #[serde(untagged)]
-enum PadToken {
+enum JsonMerge {
     Text(String),
-    Object { content: String },
+    Pair(String, String),
 }
 
 /// CLIP's byte pairs, in the order in which they are merged. They also determine the vocabulary.
@@ -162,8 +173,7 @@ impl Tokenizer {
     /// # Ok::<(), diffuscope::Error>(())
     /// ```
     pub fn clip(pad: &str) -> Result<Self> {
-        Self::from_bpe(clip_byte_pairs().unk_token(END.into()).end_of_word_suffix(WORD_END.into()))
-            .and_then(|tokenizer| tokenizer.padded_with(pad))
+        Self::from_bpe(clip_byte_pairs(), &[]).and_then(|tokenizer| tokenizer.padded_with(pad))
     }
 
     /// Builds CLIP's tokenizer from its vocabulary and merges, padding with the end token (SD 1.x).
@@ -171,24 +181,22 @@ impl Tokenizer {
     /// # Errors
     /// Files that cannot be read, or that are not a byte-pair vocabulary.
     pub fn new(vocabulary: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
-        let (vocabulary, merges) = (vocabulary.as_ref(), merges.as_ref());
+        Self::of_files(vocabulary.as_ref(), merges.as_ref(), &[])
+    }
+
+    fn of_files(vocabulary: &Path, merges: &Path, added: &[AddedToken]) -> Result<Self> {
         let ids: BTreeMap<String, u32> = read_config(vocabulary).map_err(tokenizer_error)?;
         let text =
             std::fs::read_to_string(merges).map_err(|e| tokenizer_error(Error::io(merges, e)))?;
-        let bpe = BPE::builder()
-            .vocab_and_merges(ids.into_iter().collect::<Vocab>(), byte_pairs(&text))
-            .unk_token(END.into())
-            .end_of_word_suffix(WORD_END.into());
-        Self::from_bpe(bpe).map_err(|error| match error {
-            Error::Tokenizer(reason) => {
-                let (vocabulary, merges) = (vocabulary.display(), merges.display());
-                tokenizer_error(format!("{vocabulary}, {merges}: {reason}"))
-            }
-            other => other,
-        })
+        let bpe =
+            BPE::builder().vocab_and_merges(ids.into_iter().collect::<Vocab>(), byte_pairs(&text));
+        Self::from_bpe(bpe, added)
+            .map_err(|e| in_file(e, format!("{}, {}", vocabulary.display(), merges.display())))
     }
 
-    fn from_bpe(bpe: BpeBuilder) -> Result<Self> {
+    /// CLIP's tokenizer of these byte pairs, with the tokens that a folder adds to them.
+    fn from_bpe(bpe: BpeBuilder, added: &[AddedToken]) -> Result<Self> {
+        let bpe = bpe.unk_token(END.into()).end_of_word_suffix(WORD_END.into());
         let bpe = bpe.build().map_err(tokenizer_error)?;
         let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
         let split =
@@ -209,46 +217,56 @@ impl Tokenizer {
             split.into(),
             ByteLevel::new(false, true, true).into(),
         ])));
-        inner.add_special_tokens(&[AddedToken::from(START, true), AddedToken::from(END, true)]);
+        inner.add_tokens(added);
+        let known = |token: &str| added.iter().any(|added| added.content == token);
+        let own = [START, END].into_iter().filter(|token| !known(token));
+        let own: Vec<AddedToken> = own.map(|token| AddedToken::from(token, true)).collect();
+        inner.add_special_tokens(&own);
         Self::from_parts(inner, END)
     }
 
-    /// Opens the folder `tokenizer/`: `vocab.json` and `merges.txt`, or `tokenizer.json`.
+    /// Opens the folder `tokenizer/`: `tokenizer.json`, or else `vocab.json` and `merges.txt`, with the tokens that
+    /// `added_tokens.json` and `tokenizer_config.json` add, as transformers reads them.
     ///
     /// # Errors
     /// As [`Tokenizer::new`].
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
         let whole = folder.join("tokenizer.json");
-        let mut tokenizer = if vocabulary.is_file() || !whole.is_file() {
-            Self::new(vocabulary, merges)?
+        let (tokenizer, pad) = if whole.is_file() {
+            let TokenizerJson { model, added_tokens } = read_config(&whole)?;
+            let FolderTokens { added, pad } = FolderTokens::read(folder, &added_tokens)?;
+            let pair = |merge: JsonMerge| match merge {
+                JsonMerge::Pair(a, b) => Ok((a, b)),
+                JsonMerge::Text(text) => {
+                    let pair = text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
+                    pair.ok_or_else(|| {
+                        Error::config(&whole, format!("merges: expected two tokens, got {text:?}"))
+                    })
+                }
+            };
+            let pairs = model.merges.into_iter().map(pair).collect::<Result<Vec<_>>>()?;
+            let vocabulary: Vocab = model.vocab.into_iter().collect();
+            let bpe = BPE::builder().vocab_and_merges(vocabulary, pairs);
+            let tokenizer = Self::from_bpe(bpe, &added);
+            (tokenizer.map_err(|e| in_file(e, whole.display().to_string()))?, pad)
         } else {
-            let mut inner = tokenizers::Tokenizer::from_file(&whole)
-                .map_err(|e| tokenizer_error(format!("{}: {e}", whole.display())))?;
-            // `encode` pads and cuts by itself, so that it can report what was cut.
-            inner.with_padding(None);
-            inner.with_truncation(None).map_err(tokenizer_error)?;
-            Self::from_parts(inner, END)?
+            let FolderTokens { added, pad } = FolderTokens::read(folder, &[])?;
+            let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+            (Self::of_files(&vocabulary, &merges, &added)?, pad)
         };
-        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
-            let path = folder.join(name);
-            if !path.is_file() {
-                continue;
-            }
-            if let Some(pad) = read_config::<SpecialTokens>(&path)?.pad_token {
-                let (PadToken::Text(pad) | PadToken::Object { content: pad }) = pad;
-                tokenizer = tokenizer.padded_with(&pad)?;
-                break;
-            }
+        match pad {
+            Some(pad) => tokenizer.padded_with(&pad),
+            None => Ok(tokenizer),
         }
-        Ok(tokenizer)
     }
 
     fn padded_with(mut self, pad: &str) -> Result<Self> {
         self.pad = self.id(pad)?;
         // As in transformers: "!" in a prompt of SD 2.x is the padding token itself.
-        self.inner.add_special_tokens(&[AddedToken::from(pad, true)]);
+        if !self.inner.get_added_tokens_decoder().values().any(|token| token.content == pad) {
+            self.inner.add_special_tokens(&[AddedToken::from(pad, true)]);
+        }
         Ok(self)
     }
 
@@ -326,6 +344,14 @@ impl Tokenizer {
     pub fn token(&self, id: i64) -> String {
         let token = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id));
         token.map(|token| readable(&token)).unwrap_or_default()
+    }
+}
+
+/// The error, with the files that it comes from.
+fn in_file(error: Error, files: String) -> Error {
+    match error {
+        Error::Tokenizer(reason) => tokenizer_error(format!("{files}: {reason}")),
+        other => other,
     }
 }
 
