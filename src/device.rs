@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
@@ -106,6 +106,39 @@ pub(crate) fn cpu_has_bf16() -> bool {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn cpu_has_bf16() -> bool {
     false
+}
+
+/// Whether a device computes in f64. Apple's GPUs do not, nor does Vulkan.
+fn has_f64(device: Device) -> bool {
+    matches!(device, Device::Cpu | Device::Cuda(_))
+}
+
+/// A tensor's numbers in f64: where it is, or on the CPU if its device has no f64.
+pub(crate) fn in_f64(x: &Tensor) -> Result<Tensor> {
+    let here = if has_f64(x.device()) { x.device() } else { Device::Cpu };
+    Ok(moved(x, here)?.f_to_kind(Kind::Double)?)
+}
+
+/// A tensor on this device: itself, if it is there.
+pub(crate) fn moved(x: &Tensor, device: Device) -> Result<Tensor> {
+    if x.device() == device { Ok(x.shallow_clone()) } else { Ok(x.f_to_device(device)?) }
+}
+
+/// A tensor in this dtype on this device. It is converted first: a device without f64 does not take f64 either.
+pub(crate) fn put(x: &Tensor, kind: Kind, device: Device) -> Tensor {
+    let x = x.to_kind(kind);
+    if x.device() == device { x } else { x.to_device(device) }
+}
+
+/// The same without waiting for what a GPU is still computing; for small tensors.
+pub(crate) fn send(x: &Tensor, kind: Kind, device: Device) -> Tensor {
+    let x = x.to_kind(kind);
+    if x.device() == device {
+        return x;
+    }
+    // Only this way, from the CPU to CUDA, are the numbers copied before the call returns.
+    let unwaited = x.device() == Device::Cpu && device.is_cuda();
+    x.to_dtype_layout((kind, device), unwaited, false)
 }
 
 /// The bytes of memory that a device has free, where the system says so: the CPU's on Linux.
@@ -213,6 +246,16 @@ pub fn pick(choice: Option<&str>) -> Result<Picked> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_without_f64_is_not_asked_for_it() -> Result<()> {
+        assert!(has_f64(Device::Cpu) && has_f64(Device::Cuda(1)));
+        assert!(!has_f64(Device::Mps) && !has_f64(Device::Vulkan));
+        let x = Tensor::from_slice(&[0.1f32]);
+        assert_eq!(in_f64(&x)?.double_value(&[0]), f64::from(0.1f32));
+        assert!(put(&x, Kind::Float, Device::Cpu).equal(&send(&x, Kind::Float, Device::Cpu)));
+        Ok(())
+    }
 
     #[test]
     fn a_set_up_for_cpus_is_told_from_a_broken_one() {

@@ -58,6 +58,7 @@
 
 mod check;
 mod error;
+mod memory;
 mod short;
 
 pub mod timesteps;

@@ -64,6 +64,25 @@ impl fmt::Debug for Params {
     }
 }
 
+/// A network's use of copies of its tensors on another device, which ends when this is dropped.
+pub(crate) struct Loan {
+    params: Params,
+    /// The tensors that are copied, in order.
+    home: Vec<Tensor>,
+    device: Device,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let mut store = self.params.store.borrow_mut();
+        for ((_, tensor), home) in store.variables.iter_mut().zip(&self.home) {
+            // It had this storage before, so it can have it again.
+            let _ = tensor.f_set_data(home);
+        }
+        store.device = self.device;
+    }
+}
+
 /// Where the tensors come from.
 enum TensorOrigin {
     Files(NamedTensors),
@@ -186,15 +205,19 @@ impl Params {
         self.store.borrow().device
     }
 
-    /// Moves every tensor to `device`, and so the network that was built from them.
-    pub(crate) fn move_to(&self, device: Device) -> Result<()> {
+    /// Lends the network copies of its tensors on `device`. The tensors stay where they are, and the network has them
+    /// again when the loan ends, in whatever way; nothing is copied back.
+    pub(crate) fn lend(&self, device: Device) -> Result<Loan> {
+        // Declared first, it ends last: after the store is free again.
+        let mut loan = Loan { params: self.clone(), home: Vec::new(), device: self.device() };
         let mut store = self.store.borrow_mut();
         for (_, tensor) in &mut store.variables {
-            let moved = tensor.f_to_device(device)?;
-            tensor.f_set_data(&moved)?;
+            let copy = tensor.f_to_dtype_layout((tensor.kind(), device), false, true)?;
+            loan.home.push(tensor.f_detach()?);
+            tensor.f_set_data(&copy)?;
         }
         store.device = device;
-        Ok(())
+        Ok(loan)
     }
 
     /// Every tensor that was asked for, in order; they share memory with the network's.
@@ -378,4 +401,35 @@ pub(crate) fn channels_last(x: &Tensor) -> Tensor {
         return x.shallow_clone();
     }
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::with_seed;
+
+    #[test]
+    fn a_loan_ends_with_the_tensors_that_were_there_and_copies_nothing_back() -> Result<()> {
+        let params = Params::fresh(Kind::Float, Device::Cpu);
+        let of_network = with_seed(1, || params.tensor("weight", &[2, 3, 3, 3], Init::FanIn(27)));
+        let of_network = of_network.set_requires_grad(false);
+        let storage = || of_network.data_ptr();
+        let (home, numbers) = (storage(), of_network.copy());
+        for panics in [false, true] {
+            let use_it = || {
+                let _loan = params.lend(Device::Cpu).unwrap();
+                assert_ne!(storage(), home, "the network has a copy");
+                assert!(of_network.equal(&numbers));
+                assert_eq!(of_network.stride(), numbers.stride());
+                let _ = of_network.detach().fill_(7.);
+                assert!(!panics, "on purpose");
+            };
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(use_it));
+            assert_eq!(done.is_err(), panics);
+            assert_eq!(storage(), home);
+            assert!(of_network.equal(&numbers), "what was written to the copy is gone");
+        }
+        assert_eq!(params.variables()[0].1.data_ptr(), home);
+        Ok(())
+    }
 }

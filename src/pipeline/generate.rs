@@ -6,6 +6,7 @@ use super::plan::plan;
 use super::prepare::prepare;
 use super::{Generation, Prepared, Request, StableDiffusion, Trace};
 use crate::Result;
+use crate::memory::guarded;
 use crate::sampler::{Plan, SamplingStep};
 
 impl StableDiffusion {
@@ -74,6 +75,7 @@ impl StableDiffusion {
     /// A request that cannot be met: it lacks what the family needs, holds what it cannot use, or its parts do not fit
     /// each other.
     pub fn prepare(&self, request: &Request) -> Result<Prepared<'_>> {
-        prepare(self, request)
+        let doing = || format!("preparing {} pictures", request.prompts.len());
+        guarded(doing, &self.on_less_memory(), || prepare(self, request))
     }
 }

@@ -29,11 +29,14 @@ impl StableDiffusion {
             return Err(Error::argument("inversion", "ddim without eta, 1 iteration or more", got));
         }
         let mut x = self.encode(&init.image, None)?.expand_as(&prepared.x_t).to_device(self.device);
+        let timesteps: Vec<i64> = plan.steps.iter().rev().map(|s| s.pair().t as i64).collect();
         self.using(&["unet"], || {
-            for (position, step) in plan.steps.iter().rev().map(|s| (s.position, s.pair())) {
+            let timesteps = Tensor::from_slice(&timesteps).f_to_device(self.device)?;
+            let steps = plan.steps.iter().rev().map(|s| (s.position, s.pair()));
+            for (t, (position, step)) in timesteps.split(1, 0).iter().zip(steps) {
                 let mut x_t = x.shallow_clone();
                 for _ in 0..iterations {
-                    let output = no_grad(|| prepared.predict(&x_t, step.t))?;
+                    let output = no_grad(|| prepared.predict(&x_t, t))?;
                     let noise_pred = plan.prediction.noise(&position.rates(), &x_t, &output)?;
                     x_t = ddim_inverse_step(&self.schedule, step, &x, &noise_pred)?;
                 }

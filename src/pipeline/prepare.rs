@@ -10,8 +10,9 @@ use super::plan::plan;
 use super::size::latent_shape;
 use super::text::texts;
 use super::{ExtraChannels, KnownRegion, Request, StableDiffusion};
-use crate::check::same_shape;
+use crate::check::alike;
 use crate::denoiser::Denoiser;
+use crate::device::moved;
 use crate::guidance::{Guidance, guide};
 use crate::models::unet::Conditioned;
 use crate::noise::slerp;
@@ -25,7 +26,7 @@ pub struct Prepared<'a> {
     pub denoiser: Conditioned<'a>,
     /// The steps.
     pub plan: Plan,
-    /// The first sample, on the networks' device.
+    /// The first sample, on the networks' device, as all that follows.
     pub x_t: Tensor,
     /// One a model evaluation, where the sampler adds noise.
     pub noises: Vec<Tensor>,
@@ -63,14 +64,19 @@ pub(super) fn prepare<'a>(model: &'a StableDiffusion, request: &Request) -> Resu
     // A distilled network is told the scale, and there is nothing to guide.
     let guided = model.unet.config().time_cond_proj_dim.is_none();
     let DrawnNoise { start, steps: noises, .. } = noise;
+    // All of it is where the networks compute before the first step, which then has nothing to move.
+    let here = |x: Tensor| moved(&x, model.device);
+    let both = |(uncond, cond): (Tensor, Tensor)| Ok::<_, Error>((here(uncond)?, here(cond)?));
+    let contexts = guided.then_some((texts.uncond.context, texts.cond.context));
+    let later = texts.later.into_iter().map(|(i, contexts)| Ok((i, both(contexts)?)));
     Ok(Prepared {
         known_region: known_region(model, request, x_0, start, &shape),
-        denoiser: Conditioned { unet: &model.unet, conditions },
+        denoiser: Conditioned { unet: &model.unet, conditions: conditions.to_device(model.device) },
         plan,
-        x_t: x_t.to_device(model.device),
-        noises,
-        contexts: guided.then_some((texts.uncond.context, texts.cond.context)),
-        later_contexts: texts.later,
+        x_t: here(x_t)?,
+        noises: noises.into_iter().map(here).collect::<Result<_>>()?,
+        contexts: contexts.map(both).transpose()?,
+        later_contexts: later.collect::<Result<_>>()?,
         guidance: if guided { request.guidance.clone() } else { 1.0.into() },
         captions: captions(request),
         notes: model.warnings(request)?,
@@ -169,7 +175,11 @@ fn known_region(
     let mask = request.init.as_ref()?.mask.as_ref()?;
     match model.extra_channels() {
         Some(ExtraChannels::MaskedImage) => None,
-        _ => Some(KnownRegion { mask: mask_cells(mask, shape), x_0: x_0?, noise }),
+        _ => {
+            let here = |x: Tensor| x.to_device(model.device);
+            let (mask, x_0) = (here(mask_cells(mask, shape)), here(x_0?));
+            Some(KnownRegion { mask, x_0, noise: here(noise) })
+        }
     }
 }
 
@@ -214,7 +224,7 @@ impl<'a> Prepared<'a> {
     /// Starts of other shapes, or of one guided and one unguided model.
     pub fn towards(mut self, other: &Self, weight: f64) -> Result<Self> {
         let line = |a: &Tensor, b: &Tensor| {
-            same_shape("the other's text", b, a)?;
+            alike("the other's text", b, a)?;
             Ok::<_, Error>(a * (1. - weight) + b * weight)
         };
         self.x_t = slerp(&self.x_t, &other.x_t, weight)?;

@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::{Request, StableDiffusion};
+use crate::models::vae::pictures_at_once;
 use crate::{Error, Result};
 
 impl StableDiffusion {
@@ -76,8 +77,10 @@ fn check_memory(model: &StableDiffusion, batch: usize, width: i64, height: i64) 
     let widest = |channels: &[i64]| channels.first().copied().unwrap_or(0) as f64;
     let pixels = batch as f64 * width as f64 * height as f64;
     let cells = pixels / (model.vae.config().factor() as f64).powi(2);
-    let tile = model.tiling.map_or(f64::INFINITY, |t| t.tile as f64).powi(2);
-    let at_once = pixels.min(batch as f64 * tile * pixels / cells);
+    let factor = model.vae.config().factor();
+    let tile = model.tiling.map_or(f64::INFINITY, |t| t.tile as f64).powi(2) * pixels / cells;
+    let pictures = pictures_at_once(width, height, factor, model.tiling).min(batch as i64) as f64;
+    let at_once = pictures * tile.min(width as f64 * height as f64);
     let vae = at_once * widest(&model.vae.config().block_out_channels) * 6.;
     let unet = 2. * cells * widest(&model.unet.config().block_out_channels) * 6.;
     let (needed, free) = (4. * vae.max(unet) / 1e9, free as f64 / 1e9);

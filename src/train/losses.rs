@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::check::alike;
 use crate::models::judge::Judge;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
@@ -13,9 +14,7 @@ use crate::{Error, Result};
 /// # Errors
 /// Shapes that differ.
 pub fn denoising_loss(noise_pred: &Tensor, noise: &Tensor) -> Result<Tensor> {
-    if noise_pred.size() != noise.size() {
-        return Err(Error::shape("noise_pred", format!("{:?}", noise.size()), &noise_pred.size()));
-    }
+    alike("noise_pred", noise_pred, noise)?;
     let wide = |x: &Tensor| x.to_kind(Kind::Float);
     Ok((wide(noise_pred) - wide(noise)).square().flatten(1, -1).mean_dim(-1, false, Kind::Float))
 }

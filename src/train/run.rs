@@ -11,6 +11,7 @@ use super::replica::{Replica, backward, share_batch};
 use super::resume::{checkpoint_path, resume, save};
 use super::settings::TrainSettings;
 use super::task::{Trainable, TrainingTask};
+use crate::memory::guarded;
 use crate::models::params::Params;
 use crate::{Error, Result};
 
@@ -53,11 +54,17 @@ pub fn run<T: TrainingTask>(
     let last = settings.stop_at.map_or(settings.steps, |stop| stop.min(settings.steps));
     while optimizer.step < last {
         let step = optimizer.step + 1;
-        share_batch(&mut replicas, &task.batch(step_seed(settings.seed, step))?);
-        optimizer.zero_grad();
-        let (loss, parts) = backward(&mut replicas)?;
         let rate = settings.rate(step);
-        let grad_norm = optimizer.step(rate)?;
+        let doing = || format!("a training step with batches of {}", settings.batch);
+        let advice = "train with smaller batches, smaller pictures or a smaller network";
+        let (losses, (grad_norm, numbers)) = guarded(doing, advice, || {
+            share_batch(&mut replicas, &task.batch(step_seed(settings.seed, step))?);
+            optimizer.zero_grad();
+            let losses = backward(&mut replicas)?;
+            let read = optimizer.step_and_read(rate, &losses.tensors())?;
+            Ok((losses, read))
+        })?;
+        let (loss, parts) = losses.sums(&numbers);
         log.append(step, loss, rate, grad_norm, &parts)?;
         let samples = (step - first) as f64 * settings.batch as f64;
         progress(&TrainProgress {
