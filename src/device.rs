@@ -119,6 +119,11 @@ pub(crate) fn in_f64(x: &Tensor) -> Result<Tensor> {
     Ok(moved(x, here)?.f_to_kind(Kind::Double)?)
 }
 
+/// A tensor's numbers in f64 on the CPU, to be read or measured.
+pub(crate) fn in_f64_on_cpu(x: &Tensor) -> Result<Tensor> {
+    in_f64(&moved(x, Device::Cpu)?)
+}
+
 /// A tensor on this device: itself, if it is there.
 pub(crate) fn moved(x: &Tensor, device: Device) -> Result<Tensor> {
     if x.device() == device { Ok(x.shallow_clone()) } else { Ok(x.f_to_device(device)?) }

@@ -253,7 +253,10 @@ mod tests {
                  to allocate 4096000000 bytes. Error code 12 (Cannot allocate memory)\nframe #0",
                 "4.10 GB",
             ),
-            ("DefaultCPUAllocator: not enough memory: you tried to allocate 1000000000 bytes.", "1.00 GB"),
+            (
+                "DefaultCPUAllocator: not enough memory: you tried to allocate 1000000000 bytes.",
+                "1.00 GB",
+            ),
             (
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which",
                 "2.00 GiB",
@@ -284,7 +287,9 @@ mod tests {
 
     #[test]
     fn a_lack_of_memory_says_what_to_try() {
-        let error = Error::from(tch::TchError::Torch("CUDA out of memory. Tried to allocate 2 GiB.".into()));
+        let error = Error::from(tch::TchError::Torch(
+            "CUDA out of memory. Tried to allocate 2 GiB.".into(),
+        ));
         assert_eq!(
             error.to_string(),
             "out of memory: libtorch asked for 2 GiB more than it had; compute with fewer numbers at once, or in a \

@@ -96,10 +96,7 @@ mod tests {
         let x = Tensor::ones([2], tch::kind::FLOAT_CPU).set_requires_grad(true);
         let failed = || guarded(|| "adding".into(), "add less", || Ok(tch::no_grad(huge)));
         let said = failed().unwrap_err().to_string();
-        assert_eq!(
-            said,
-            "out of memory: adding asked for 281474.98 GB more than it had; add less"
-        );
+        assert_eq!(said, "out of memory: adding asked for 281474.98 GB more than it had; add less");
         assert!((&x * 2.).requires_grad(), "no_grad was left by a panic");
         tch::no_grad(|| {
             assert!(failed().is_err());

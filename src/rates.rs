@@ -5,8 +5,8 @@ use std::fmt;
 use tch::Tensor;
 
 use crate::device::send;
-use crate::short::Few;
 use crate::memory::guarded;
+use crate::short::Few;
 use crate::{Error, Result};
 
 /// How much of a sample is picture and how much is noise, once for a batch or for each of its samples.

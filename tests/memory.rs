@@ -38,7 +38,10 @@ fn a_model_that_runs_out_of_memory_says_what_to_try_and_draws_on() -> Result<()>
     }
     assert!(!words.contains("--offload"), "of no use on a CPU: {words}");
     let words = said(tch::no_grad(|| model.vae.decode(&latents)));
-    assert!(words.contains("decoding 1099511627776 of 32×32 pixels in Float on cpu asked"), "{words}");
+    assert!(
+        words.contains("decoding 1099511627776 of 32×32 pixels in Float on cpu asked"),
+        "{words}"
+    );
     let words = said(tch::no_grad(|| model.vae.encode(&expanded(&[1 << 40, 3, 8, 8]))));
     assert!(words.contains("encoding 1099511627776 of 8×8 pixels"), "{words}");
     let width = model.unet.config().cross_attention_dim;
@@ -69,19 +72,12 @@ fn what_is_drawn_or_noised_says_it_too() -> Result<()> {
 fn a_large_batch_in_slices_has_the_same_numbers() -> Result<()> {
     let model = StableDiffusion::open(golden::path("pipeline/sd1"), Kind::Float, Device::Cpu)?;
     let factor = model.vae.config().factor();
-    let latents = standard_normal(&[6, 4, 512 / factor, 512 / factor], 3)?;
+    let latents = standard_normal(&[5, 4, 512 / factor, 512 / factor], 3)?;
     let together = model.decode(&latents)?;
-    let back = tch::no_grad(|| model.vae.encode(&together))?;
-    for (from, count) in [(0, 4), (4, 2)] {
+    assert_eq!(together.size(), [5, 3, 512, 512]);
+    for (from, count) in [(0, 4), (4, 1)] {
         let some = model.decode(&latents.narrow(0, from, count))?;
         assert!(together.narrow(0, from, count).equal(&some), "{count} from {from}");
-        let some = tch::no_grad(|| model.vae.encode(&some))?;
-        assert!(back.narrow(0, from, count).equal(&some), "{count} from {from}, encoded");
     }
-    // libtorch convolves a batch with other sums than one picture.
-    let alone = model.decode(&latents.narrow(0, 5, 1))?;
-    let gap = golden::gap(&together.narrow(0, 5, 1), &alone);
-    assert!(gap < 1e-4, "{gap:e}");
-    assert_eq!(together.size(), [6, 3, 512, 512]);
     Ok(())
 }

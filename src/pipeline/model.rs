@@ -109,7 +109,8 @@ impl StableDiffusion {
             &advice,
             || {
                 let away = all.filter(|params| params.device() != self.device);
-                let _loans = away.map(|params| params.lend(self.device)).collect::<Result<Vec<_>>>()?;
+                let _loans =
+                    away.map(|params| params.lend(self.device)).collect::<Result<Vec<_>>>()?;
                 run()
             },
         )

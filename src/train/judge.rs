@@ -12,6 +12,7 @@ use super::run::{TrainProgress, run};
 use super::settings::TrainSettings;
 use super::sheet::write_sheet;
 use super::task::{LossParts, Trainable, TrainingTask};
+use crate::device::in_f64_on_cpu;
 use crate::eval::questions::{NO_ANSWER, Question, best_answers, labels};
 use crate::models::judge::{Judge, JudgeConfig, JudgeOutput};
 use crate::models::params::Params;
@@ -22,7 +23,7 @@ use crate::{Error, Result};
 /// The share of scenes for which each question has an answer, by their [`labels`]. The loss of a question is
 /// divided by it, so that questions that only pairs answer count as much as the others.
 fn answered_shares(labels: &Tensor) -> Result<Vec<f64>> {
-    let known = labels.ne(NO_ANSWER).to_kind(Kind::Double);
+    let known = in_f64_on_cpu(&labels.ne(NO_ANSWER))?;
     Ok(Vec::try_from(known.mean_dim([0i64].as_slice(), false, Kind::Double))?)
 }
 

@@ -59,12 +59,8 @@ impl Trainable for TrainableVae {
         let edge = edge_loss(&decoded, &image);
         let kl = posterior.kl();
         let mut total = &pixel + &edge * self.weights.edge + &kl * self.weights.kl;
-        let mut parts = vec![
-            ("pixel", pixel),
-            ("edge", edge),
-            ("kl", kl),
-            ("psnr", psnr(&decoded, &image)?),
-        ];
+        let mut parts =
+            vec![("pixel", pixel), ("edge", edge), ("kl", kl), ("psnr", psnr(&decoded, &image)?)];
         if let Some(judge) = &self.judge {
             let perceptual = perceptual_loss(judge, &decoded, &image)?;
             total += &perceptual * self.weights.perceptual;

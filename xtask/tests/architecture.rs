@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up: the modules of a storey, and what it knows. `docs/architecture.md` tells their story.
 const STOREYS: [(&str, &[&str]); 9] = [
-    ("ground: errors, checks, devices", &["error", "check", "memory", "short", "device", "environment"]),
+    (
+        "ground: errors, checks, devices",
+        &["error", "check", "memory", "short", "device", "environment"],
+    ),
     (
         "mathematics: tensors and numbers",
         &[

@@ -155,12 +155,7 @@ impl Vae {
     }
 
     /// Calls `body`, which may run out of memory with pictures of this size, [B, 3, H, W].
-    fn guarded<T>(
-        &self,
-        what: &str,
-        size: &[i64],
-        body: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+    fn guarded<T>(&self, what: &str, size: &[i64], body: impl FnOnce() -> Result<T>) -> Result<T> {
         let doing = || {
             let device = device::name(self.decoder.weight().device());
             let (count, height, width) = (size[0], size[2], size[3]);
@@ -221,5 +216,34 @@ impl Vae {
             let z = channels_last(&z);
             Ok(in_slices(&z, pictures_at_once(width, height, f, tiling), some))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_cut_where_it_has_more_pixels_than_go_at_once() {
+        let tiles = |tile| Some(Tiling { tile, overlap: 0 });
+        for (width, height, tiling, expected) in [
+            (512, 512, None, 4),
+            (1024, 1024, None, 1),
+            (4096, 4096, None, 1),
+            (4096, 4096, tiles(64), 4),
+            (64, 64, None, 256),
+            (i64::MAX, i64::MAX, tiles(i64::MAX), 1),
+        ] {
+            assert_eq!(pictures_at_once(width, height, 8, tiling), expected, "{width}×{height}");
+        }
+        let x = Tensor::from_slice(&[1f32, 2., 3., 4., 5.]).view([5, 1]);
+        let counts = std::cell::RefCell::new(Vec::new());
+        let network = |x: &Tensor| {
+            counts.borrow_mut().push(x.size()[0]);
+            x * 2.
+        };
+        assert!(in_slices(&x, 2, network).equal(&(&x * 2.)));
+        assert!(in_slices(&x, 5, network).equal(&(&x * 2.)));
+        assert_eq!(*counts.borrow(), [2, 2, 1, 5]);
     }
 }
