@@ -302,13 +302,12 @@ fn a_step_reads_nothing_and_moves_nothing() -> Result<()> {
             let contexts = Some((&here, &here));
             let mut sampling =
                 Sampling::new(&Nothing, plan, same(&here), contexts, guidance.clone(), noises)?;
+            sampling.set_sample(same(&there));
             if sampler.is_stochastic() {
-                // Its noises stay with the sample that it began with.
-                sampling.set_sample(same(&there));
-                assert!(sampling.next().unwrap().is_err(), "{name}");
+                // Its noises stayed with the sample that it began with.
+                assert!(sampling.any(|step| step.is_err()), "{name}");
                 continue;
             }
-            sampling.set_sample(same(&there));
             let steps = sampling.collect::<Result<Vec<_>>>()?;
             assert!(steps.iter().all(|step| step.prev_sample.device() == there.device()), "{name}");
         }

@@ -35,6 +35,18 @@ pub enum TensorProblem {
     Shape(String, Vec<i64>, Vec<i64>),
     /// Not readable, or not finite in the dtype.
     Values(String),
+    /// Larger than the memory that the device has left: the name, and how much was asked for.
+    Memory(String, String),
+}
+
+impl TensorProblem {
+    /// What went wrong with the tensor of this name.
+    fn of(name: &str, error: Error) -> Self {
+        match error {
+            Error::Memory { asked, .. } => Self::Memory(name.to_owned(), asked),
+            other => Self::Values(format!("{name}: {other}")),
+        }
+    }
 }
 
 impl std::fmt::Display for TensorProblem {
@@ -44,6 +56,7 @@ impl std::fmt::Display for TensorProblem {
             Self::Unused(name) => write!(f, "{name} is not part of the configured network"),
             Self::Shape(name, shape, got) => write!(f, "{name} should be {shape:?} and is {got:?}"),
             Self::Values(what) => f.write_str(what),
+            Self::Memory(name, _) => write!(f, "there is not enough memory for {name}"),
         }
     }
 }
@@ -168,9 +181,8 @@ impl Params {
         let name = format!("{}{name}", self.prefix);
         let mut store = self.store.borrow_mut();
         let made = match store.origin {
-            TensorOrigin::Fresh => {
-                fresh(shape, init, store.kind, store.device).map_err(TensorProblem::Values)
-            }
+            TensorOrigin::Fresh => fresh(shape, init, store.kind, store.device)
+                .map_err(|e| TensorProblem::of(&name, e.into())),
             TensorOrigin::Files(_) | TensorOrigin::Headers(_) => store.load(&name, shape),
         };
         let tensor = match made {
@@ -273,6 +285,21 @@ impl Params {
         if problems.is_empty() {
             return Ok(());
         }
+        let too_large = problems.iter().find_map(|problem| match problem {
+            TensorProblem::Memory(name, asked) => Some((name, asked.clone())),
+            _ => None,
+        });
+        if let Some((name, asked)) = too_large {
+            let device = crate::device::name(self.device());
+            return Err(Error::Memory {
+                doing: format!("loading {name} in {:?} on {device}", self.kind()),
+                asked,
+                advice:
+                    "use f16 or bf16 (--dtype), or let the networks wait on the CPU (offloaded, \
+                         --offload)"
+                        .to_owned(),
+            });
+        }
         let shown = problems.iter().take(8).map(|p| format!("\n  {p}")).collect::<String>();
         let more = problems.len().saturating_sub(8);
         let rest = if more > 0 { format!("\n  and {more} more") } else { String::new() };
@@ -322,7 +349,7 @@ impl TensorStore {
         if !fits {
             return Err(TensorProblem::Shape(name.to_owned(), shape.to_vec(), got));
         }
-        tensor.map_err(TensorProblem::Values)
+        tensor
     }
 
     fn read(
@@ -330,8 +357,8 @@ impl TensorStore {
         weights: &NamedTensors,
         name: &str,
         shape: &[i64],
-    ) -> std::result::Result<Tensor, String> {
-        let said = |e: Error| format!("{name}: {e}");
+    ) -> std::result::Result<Tensor, TensorProblem> {
+        let said = |e: Error| TensorProblem::of(name, e);
         // Copied from the file's pages to its final place, with nothing in between.
         let tensor = weights
             .with(name, |view| {
@@ -341,7 +368,8 @@ impl TensorStore {
             })
             .map_err(said)?;
         if !is_finite(&tensor).map_err(|e| said(e.into()))? {
-            return Err(format!("{name} holds values that are not finite in {:?}", self.kind));
+            let what = format!("{name} holds values that are not finite in {:?}", self.kind);
+            return Err(TensorProblem::Values(what));
         }
         Ok(tensor)
     }
@@ -376,9 +404,8 @@ fn fresh(
     init: Init,
     kind: Kind,
     device: Device,
-) -> std::result::Result<Tensor, String> {
-    let empty = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|e| e.to_string())?;
-    let mut tensor = empty;
+) -> std::result::Result<Tensor, tch::TchError> {
+    let mut tensor = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?;
     match init {
         Init::FanIn(fan_in) => {
             let bound = 1. / (fan_in as f64).sqrt();
@@ -391,7 +418,6 @@ fn fresh(
     .and_then(|t| t.f_to_kind(kind))
     .and_then(|t| t.f_to_device(device))
     .map(|t| channels_last(&t).set_requires_grad(true))
-    .map_err(|e| e.to_string())
 }
 
 /// Pictures and convolution weights with their channels side by side in memory: the order that
@@ -407,6 +433,18 @@ pub(crate) fn channels_last(x: &Tensor) -> Tensor {
 mod tests {
     use super::*;
     use crate::noise::with_seed;
+
+    #[test]
+    fn weights_that_do_not_fit_into_memory_are_not_called_wrong() {
+        let params = Params::fresh(Kind::Float, Device::Cpu);
+        with_seed(1, || (&params / "conv_in").tensor("weight", &[1 << 46], Init::Zeros));
+        let said = params.finish().unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "out of memory: loading conv_in.weight in Float on cpu asked for 281474.98 GB more than it had; use f16 or \
+             bf16 (--dtype), or let the networks wait on the CPU (offloaded, --offload)"
+        );
+    }
 
     #[test]
     fn a_loan_ends_with_the_tensors_that_were_there_and_copies_nothing_back() -> Result<()> {

@@ -76,7 +76,9 @@ pub fn run<T: TrainingTask>(
         let network = &replicas[0].network;
         if step.is_multiple_of(settings.sheet_every.max(1)) || step == last {
             let path = out.join(format!("sheet-{step:06}.png"));
-            optimizer.with_average(|| task.sheet(network, &path))?;
+            let doing = || "a sheet of samples".to_owned();
+            let sheet = || optimizer.with_average(|| task.sheet(network, &path));
+            guarded(doing, advice, sheet)?;
         }
         if saved.elapsed() >= settings.checkpoint_every || step == last {
             task.export(network, &optimizer, &out.join("model"))?;
