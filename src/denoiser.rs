@@ -4,6 +4,7 @@ use std::fmt;
 
 use tch::{Kind, Tensor};
 
+use crate::device::{in_f64, put};
 use crate::prediction::epsilon_from_x_0;
 use crate::schedule::Schedule;
 use crate::timesteps::Timesteps;
@@ -41,7 +42,7 @@ pub trait Denoiser {
 /// ```
 pub struct ExactDenoiser {
     schedule: Schedule,
-    /// [N, features] in f64
+    /// [N, features] in f64, where that can be computed
     data: Tensor,
     shape: Vec<i64>,
 }
@@ -64,7 +65,7 @@ impl ExactDenoiser {
             return Err(Error::shape("data", "[N, ...] with N of 1 or more", &size));
         }
         let shape = size[1..].to_vec();
-        let data = data.to_kind(Kind::Double).flatten(1, -1);
+        let data = in_f64(data)?.flatten(1, -1);
         Ok(Self { schedule, data, shape })
     }
 
@@ -78,13 +79,14 @@ impl ExactDenoiser {
         }
         let rates = self.schedule.rates(t)?;
         rates.check(x_t)?;
-        let x = x_t.to_kind(Kind::Double).flatten(1, -1).unsqueeze(1);
+        let x = in_f64(x_t)?.f_to_device(self.data.device())?.flatten(1, -1).unsqueeze(1);
         // [1 or B, N, features]: the data as it is at the timestep of each sample.
         let means = rates.times(&self.data.unsqueeze(0), |signal, _| signal);
         let distance = (x - means).square().sum_dim_intlist(-1, false, Kind::Double);
         let logits = rates.under(&distance, |_, noise| -2. * noise * noise);
         let weights = logits.softmax(-1, Kind::Double);
-        Ok(weights.matmul(&self.data).reshape(x_t.size()).to_kind(x_t.kind()))
+        let x_0 = weights.matmul(&self.data).reshape(x_t.size());
+        Ok(put(&x_0, x_t.kind(), x_t.device()))
     }
 }
 

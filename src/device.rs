@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
@@ -128,6 +128,44 @@ pub fn check_memory(device: Device, what: impl fmt::Display, bytes: f64) -> Resu
     }
 }
 
+/// Whether a device computes in f64. Apple's GPUs do not, nor does Vulkan.
+fn has_f64(device: Device) -> bool {
+    matches!(device, Device::Cpu | Device::Cuda(_))
+}
+
+/// A tensor's numbers in f64: where it is, or on the CPU if its device has no f64.
+pub(crate) fn in_f64(x: &Tensor) -> Result<Tensor> {
+    let here = if has_f64(x.device()) { x.device() } else { Device::Cpu };
+    Ok(moved(x, here)?.f_to_kind(Kind::Double)?)
+}
+
+/// A tensor's numbers in f64 on the CPU, to be read or measured.
+pub(crate) fn in_f64_on_cpu(x: &Tensor) -> Result<Tensor> {
+    in_f64(&moved(x, Device::Cpu)?)
+}
+
+/// A tensor on this device: itself, if it is there.
+pub(crate) fn moved(x: &Tensor, device: Device) -> Result<Tensor> {
+    if x.device() == device { Ok(x.shallow_clone()) } else { Ok(x.f_to_device(device)?) }
+}
+
+/// A tensor in this dtype on this device. It is converted first: a device without f64 does not take f64 either.
+pub(crate) fn put(x: &Tensor, kind: Kind, device: Device) -> Tensor {
+    let x = x.to_kind(kind);
+    if x.device() == device { x } else { x.to_device(device) }
+}
+
+/// The same without waiting for what a GPU is still computing; for small tensors.
+pub(crate) fn send(x: &Tensor, kind: Kind, device: Device) -> Tensor {
+    let x = x.to_kind(kind);
+    if x.device() == device {
+        return x;
+    }
+    // Only this way, from the CPU to CUDA, are the numbers copied before the call returns.
+    let unwaited = x.device() == Device::Cpu && device.is_cuda();
+    x.to_dtype_layout((kind, device), unwaited, false)
+}
+
 /// The bytes of memory that a device has free, where the system says so: the CPU's on Linux.
 pub fn free_memory(device: Device) -> Option<u64> {
     if device != Device::Cpu {
@@ -240,6 +278,16 @@ fn named(asked: &str, cuda: impl FnOnce() -> Cuda) -> Result<Device> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_without_f64_is_not_asked_for_it() -> Result<()> {
+        assert!(has_f64(Device::Cpu) && has_f64(Device::Cuda(1)));
+        assert!(!has_f64(Device::Mps) && !has_f64(Device::Vulkan));
+        let x = Tensor::from_slice(&[0.1f32]);
+        assert_eq!(in_f64(&x)?.double_value(&[0]), f64::from(0.1f32));
+        assert!(put(&x, Kind::Float, Device::Cpu).equal(&send(&x, Kind::Float, Device::Cpu)));
+        Ok(())
+    }
 
     #[test]
     fn a_set_up_for_cpus_is_told_from_a_broken_one() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tch::Tensor;
 
-use crate::check::same_shape;
+use crate::check::alike;
 use crate::short::Few;
 use crate::{Error, Result};
 
@@ -30,7 +30,7 @@ use crate::{Error, Result};
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
 pub fn guide(uncond: &Tensor, cond: &Tensor, guidance_scale: f64) -> Result<Tensor> {
-    same_shape("cond", cond, uncond)?;
+    alike("cond", cond, uncond)?;
     finite(guidance_scale)?;
     Ok(uncond + guidance_scale * (cond - uncond))
 }
@@ -47,7 +47,7 @@ pub fn guide(uncond: &Tensor, cond: &Tensor, guidance_scale: f64) -> Result<Tens
 /// # Errors
 /// Shapes that differ; `guidance_rescale` outside [0, 1].
 pub fn rescale(guided: &Tensor, cond: &Tensor, guidance_rescale: f64) -> Result<Tensor> {
-    same_shape("cond", cond, guided)?;
+    alike("cond", cond, guided)?;
     if !(0. ..=1.).contains(&guidance_rescale) {
         let expected = "0 (as it is) to 1 (the conditional one's spread)";
         return Err(Error::argument("guidance_rescale", expected, guidance_rescale));
@@ -95,7 +95,7 @@ pub fn guide_projected(
     projection: &Projection,
     before: Option<&Tensor>,
 ) -> Result<(Tensor, Tensor)> {
-    same_shape("cond", cond, uncond)?;
+    alike("cond", cond, uncond)?;
     finite(guidance_scale)?;
     if projection.norm_threshold.is_nan() || projection.norm_threshold <= 0. {
         let got = projection.norm_threshold;
@@ -103,7 +103,7 @@ pub fn guide_projected(
     }
     let mut difference = cond - uncond;
     if let Some(before) = before {
-        same_shape("the difference before", before, cond)?;
+        alike("the difference before", before, cond)?;
         difference += before * projection.momentum;
     }
     let dims = each_picture(cond);

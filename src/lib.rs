@@ -59,6 +59,7 @@
 
 mod check;
 mod error;
+mod memory;
 mod short;
 
 pub mod timesteps;

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use tch::{Device, Kind, Tensor};
 
 use crate::device::check_memory;
+use crate::device::{in_f64, put};
 use crate::{Error, Result};
 
 /// tch has only the global generator, so drawing holds this lock.
@@ -110,22 +111,20 @@ fn bytes(shape: &[i64], count: usize) -> f64 {
 /// # Ok::<(), diffuscope::Error>(())
 /// ```
 pub fn slerp(a: &Tensor, b: &Tensor, weight: f64) -> Result<Tensor> {
-    crate::check::same_shape("b", b, a)?;
+    crate::check::alike("b", b, a)?;
     if a.dim() == 0 {
         return Err(Error::shape("a", "[B, ...]", &a.size()));
     }
-    let flat =
-        |x: &Tensor| x.to_device(a.device()).to_kind(Kind::Double).reshape([a.size()[0], -1]);
-    let (from, to) = (flat(a), flat(b));
+    let flat = |x: &Tensor| Ok::<_, Error>(in_f64(x)?.reshape([a.size()[0], -1]));
+    let (from, to) = (flat(a)?, flat(b)?);
     let dot = |x: &Tensor, y: &Tensor| (x * y).sum_dim_intlist(-1, true, Kind::Double);
     let cos = dot(&from, &to) / (dot(&from, &from) * dot(&to, &to)).sqrt();
     let theta = cos.clamp(-1., 1.).acos();
     let sin = theta.sin();
     let linear = sin.abs().lt(1e-7);
-    let share =
-        |w: f64| ((&theta * w).sin() / &sin).where_self(&linear.logical_not(), &Tensor::from(w));
+    let share = |w: f64| ((&theta * w).sin() / &sin).where_scalarother(&linear.logical_not(), w);
     let mixed = share(1. - weight) * from + share(weight) * to;
-    Ok(mixed.reshape(a.size()).to_kind(a.kind()))
+    Ok(put(&mixed.reshape(a.size()), a.kind(), a.device()))
 }
 
 /// Runs `draw` with torch's global generator seeded with `seed`, and locked for all others.

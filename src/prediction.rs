@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::check::same_shape;
+use crate::check::alike;
 use crate::rates::Rates;
 use crate::schedule::Schedule;
 use crate::timesteps::Timesteps;
@@ -53,7 +53,7 @@ impl Prediction {
     /// # Errors
     /// Shapes that differ; a prediction of the noise where there is nothing but noise.
     pub fn x_0(self, rates: &Rates, x: &Tensor, output: &Tensor) -> Result<Tensor> {
-        same_shape("prediction", output, x)?;
+        alike("prediction", output, x)?;
         rates.check(x)?;
         self.check(rates)?;
         match self {
@@ -79,7 +79,7 @@ impl Prediction {
     /// # Errors
     /// Shapes that differ; a prediction of the picture where there is nothing but picture.
     pub fn noise(self, rates: &Rates, x: &Tensor, output: &Tensor) -> Result<Tensor> {
-        same_shape("prediction", output, x)?;
+        alike("prediction", output, x)?;
         rates.check(x)?;
         match self {
             Self::Epsilon => Ok(output.shallow_clone()),
@@ -107,6 +107,7 @@ impl Prediction {
     /// # Errors
     /// Shapes that differ; no noise in `x`.
     pub fn output(self, rates: &Rates, x: &Tensor, x_0: &Tensor) -> Result<Tensor> {
+        alike("x_0", x_0, x)?;
         let epsilon = || Self::Sample.noise(rates, x, x_0);
         match self {
             Self::Epsilon => epsilon(),
@@ -217,7 +218,7 @@ pub fn v_from_epsilon(
     x_0: &Tensor,
     epsilon: &Tensor,
 ) -> Result<Tensor> {
-    same_shape("epsilon", epsilon, x_0)?;
+    alike("epsilon", epsilon, x_0)?;
     let rates = s.rates(t)?;
     rates.check(x_0)?;
     Ok(v(&rates, x_0, epsilon))

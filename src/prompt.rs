@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
+use crate::device::{in_f64, put};
 use crate::short::Start;
 use crate::{Error, Result};
 
@@ -271,10 +272,11 @@ pub fn apply_weights(context: &Tensor, weights: &[f64]) -> Result<Tensor> {
     if weights.iter().all(|weight| *weight == 1.) {
         return Ok(context.shallow_clone());
     }
-    let column = Tensor::from_slice(weights).to_kind(context.kind()).to_device(context.device());
+    let mean = |x: &Tensor| Ok::<_, Error>(in_f64(x)?.mean(Kind::Double).double_value(&[]));
+    let before = mean(context)?;
+    let column = put(&Tensor::from_slice(weights), context.kind(), context.device());
     let stronger = context * column.view([1, -1, 1]);
-    let mean = |x: &Tensor| x.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
-    let (before, after) = (mean(context), mean(&stronger));
+    let after = mean(&stronger)?;
     Ok(if after == 0. { stronger } else { stronger * (before / after) })
 }
 

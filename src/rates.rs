@@ -4,6 +4,8 @@ use std::fmt;
 
 use tch::Tensor;
 
+use crate::device::send;
+use crate::memory::guarded;
 use crate::short::Few;
 use crate::{Error, Result};
 
@@ -54,9 +56,12 @@ impl Rates {
     /// # Errors
     /// Shapes that differ; rates for another number of samples.
     pub fn noised(&self, x_0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        crate::check::same_shape("noise", noise, x_0)?;
+        crate::check::alike("noise", noise, x_0)?;
         self.check(x_0)?;
-        Ok(self.times(x_0, |signal, _| signal) + self.times(noise, |_, noise| noise))
+        let doing = || format!("adding noise to samples of {:?}", x_0.size());
+        guarded(doing, "", || {
+            Ok(self.times(x_0, |signal, _| signal) + self.times(noise, |_, noise| noise))
+        })
     }
 
     /// Refuses a tensor that has another number of samples.
@@ -99,7 +104,7 @@ impl Rates {
             self.pairs.iter().map(|&(signal, noise)| number(signal, noise)).collect();
         let mut shape = vec![1; x.dim().max(1)];
         shape[0] = -1;
-        Tensor::from_slice(&numbers).reshape(shape).to_kind(x.kind()).to_device(x.device())
+        send(&Tensor::from_slice(&numbers).reshape(shape), x.kind(), x.device())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Timesteps as a caller writes them: a number, a list or a tensor.
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
+use crate::device::in_f64_on_cpu;
 use crate::{Error, Result};
 
 /// The timesteps of a call: one for the whole batch, or one per sample.
@@ -51,7 +52,7 @@ impl Timesteps {
         if self.0.numel() == 0 || (self.0.dim() > 1 && self.0.numel() != 1) {
             return Err(Error::shape("timestep", "one number, or one per sample", &self.0.size()));
         }
-        let numbers = self.0.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.reshape([-1]);
+        let numbers = in_f64_on_cpu(&self.0)?.f_reshape([-1])?;
         let training = |t: f64| {
             if t.fract() != 0. {
                 let advice = "a schedule has no noise between its timesteps";

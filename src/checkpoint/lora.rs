@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::lora_adapter_config::AdapterConfig;
 use super::lora_keys::{LoraKey, lora_key, network_and_layer, other_method};
 use super::{LoraKeyStyle, hub};
+use crate::device::in_f64_on_cpu;
 use crate::tensor_file::{TensorFile, read_config};
 use crate::{Error, Result};
 
@@ -174,5 +175,5 @@ fn number(file: &TensorFile, key: &str) -> Result<f64> {
         let what = format!("{key} is not one number: it has the shape {:?}", tensor.size());
         return Err(Error::weights(file.path(), what));
     }
-    Ok(tensor.f_to_kind(tch::Kind::Double)?.f_reshape([1])?.f_double_value(&[0])?)
+    Ok(in_f64_on_cpu(&tensor)?.f_reshape([1])?.f_double_value(&[0])?)
 }

@@ -164,7 +164,9 @@ fn network(name: &str, network: &StoredNetwork) -> NetworkReport {
         let list = match problem {
             TensorProblem::Missing(..) => &mut report.missing,
             TensorProblem::Unused(_) => &mut report.unused,
-            TensorProblem::Shape(..) | TensorProblem::Values(_) => &mut report.misshaped,
+            TensorProblem::Shape(..) | TensorProblem::Values(_) | TensorProblem::Memory(..) => {
+                &mut report.misshaped
+            }
         };
         list.push(match problem {
             TensorProblem::Unused(name) => name,

@@ -3,6 +3,8 @@
 
 use tch::{Kind, Tensor};
 
+use crate::check::{alike, same_device};
+use crate::device::in_f64;
 use crate::{Error, Result};
 
 /// The Fréchet distance of two sets of feature vectors, each taken as a normal distribution.
@@ -31,14 +33,15 @@ pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
             return Err(Error::shape(name, "[2 or more, d], with one d for both", &x.size()));
         }
     }
+    same_device("a", a.device(), b.device())?;
     let moments = |x: &Tensor| {
-        let x = x.to_kind(Kind::Double);
+        let x = in_f64(x)?;
         let mean = x.mean_dim([0i64].as_slice(), true, Kind::Double);
         let centred = &x - &mean;
         let covariance = centred.transpose(0, 1).matmul(&centred) / (x.size()[0] - 1) as f64;
-        (mean, covariance)
+        Ok::<_, Error>((mean, covariance))
     };
-    let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a), moments(b));
+    let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a)?, moments(b)?);
     // The root's trace is that of the symmetric (C_a^(1/2) C_b C_a^(1/2))^(1/2).
     let (values, vectors) = cov_a.f_linalg_eigh("L")?;
     let root =
@@ -60,6 +63,7 @@ pub fn nearest_distances(of: &Tensor, among: &Tensor) -> Result<Tensor> {
     {
         return Err(Error::shape("among", format!("[M, {:?}]", of.size().last()), &among.size()));
     }
+    same_device("among", among.device(), of.device())?;
     let mut nearest = Vec::new();
     for start in (0..of.size()[0]).step_by(256) {
         let some = of.narrow(0, start, 256.min(of.size()[0] - start));
@@ -67,7 +71,7 @@ pub fn nearest_distances(of: &Tensor, among: &Tensor) -> Result<Tensor> {
         nearest.push(distances.amin([1i64].as_slice(), false));
     }
     Ok(if nearest.is_empty() {
-        Tensor::zeros([0], tch::kind::FLOAT_CPU)
+        Tensor::zeros([0], (Kind::Float, of.device()))
     } else {
         Tensor::cat(&nearest, 0)
     })
@@ -104,16 +108,20 @@ pub fn diversity(features: &Tensor) -> Result<f64> {
     if size.len() != 3 || size[0] == 0 || size[1] < 2 {
         return Err(Error::shape("features", "[prompts, 2 or more pictures, d]", &size));
     }
-    let features = features.to_kind(Kind::Double);
+    let features = in_f64(features)?;
     let distances = Tensor::f_cdist(&features, &features, 2., 2)?;
     let pairs = (size[0] * size[1] * (size[1] - 1)) as f64;
     Ok(distances.sum(Kind::Double).double_value(&[]) / pairs)
 }
 
 /// The peak signal-to-noise ratio, `10 log10(2^2 / mse)` in dB, for pictures in [-1, 1]: the mean over pictures.
-pub fn psnr(a: &Tensor, b: &Tensor) -> Tensor {
+///
+/// # Errors
+/// Pictures of different sizes or devices.
+pub fn psnr(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    alike("b", b, a)?;
     let mse = (a - b).square().flatten(1, -1).mean_dim(-1, false, Kind::Float).clamp_min(1e-10);
-    ((mse.reciprocal() * 4.).log10() * 10.).mean(Kind::Float)
+    Ok(((mse.reciprocal() * 4.).log10() * 10.).mean(Kind::Float))
 }
 
 #[cfg(test)]
@@ -137,12 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn twenty_decibels_are_a_tenth_of_the_range() {
+    fn twenty_decibels_are_a_tenth_of_the_range() -> Result<()> {
         let a = Tensor::zeros([2, 3, 4, 4], (Kind::Float, Device::Cpu));
-        assert!((psnr(&a, &(&a + 0.2)).double_value(&[]) - 20.).abs() < 1e-4);
+        assert!((psnr(&a, &(&a + 0.2))?.double_value(&[]) - 20.).abs() < 1e-4);
         // The mean over pictures: one of 20 dB, one of 40 dB.
         let far = Tensor::from_slice(&[0.2f32, 0.02]).view([2, 1, 1, 1]);
-        assert!((psnr(&a, &(&a + far)).double_value(&[]) - 30.).abs() < 1e-3);
+        assert!((psnr(&a, &(&a + far))?.double_value(&[]) - 30.).abs() < 1e-3);
+        assert!(psnr(&a, &a.narrow(0, 0, 1)).is_err());
+        Ok(())
     }
 
     #[test]

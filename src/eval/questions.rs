@@ -132,8 +132,13 @@ pub fn labels(truths: &[Truth]) -> Tensor {
 
 /// A judge's most likely answers, [B, 7] int64.
 pub fn answers(output: &JudgeOutput) -> Tensor {
+    best_answers(output).to_device(Device::Cpu)
+}
+
+/// The same, on the judge's device.
+pub(crate) fn best_answers(output: &JudgeOutput) -> Tensor {
     let best: Vec<Tensor> = output.logits.iter().map(|l| l.argmax(-1, false)).collect();
-    Tensor::stack(&best, 1).to_device(Device::Cpu)
+    Tensor::stack(&best, 1)
 }
 
 /// The folder of the embedded judge.

@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::trace::{steps_of, timesteps};
+use crate::device::in_f64_on_cpu;
 use crate::measure::{angle, norm};
 use crate::pipeline::Trace;
 use crate::plot::{Figure, Panel, figure, panel};
@@ -49,6 +50,7 @@ fn over_steps(
     values: &Tensor,
 ) -> Result<Panel> {
     let column = |x: Tensor| -> Result<Vec<f64>> { Ok(Vec::try_from(x)?) };
+    let values = &in_f64_on_cpu(values)?;
     let mean = column(values.mean_dim(-1, false, Kind::Double))?;
     let (low, high) = (column(values.amin(-1, false))?, column(values.amax(-1, false))?);
     let t = timesteps.iter().copied();

@@ -1,7 +1,8 @@
 //! A generation over its steps.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+use crate::device::in_f64_on_cpu;
 use crate::pipeline::Trace;
 use crate::plot::{Sheet, Tile};
 use crate::{Error, Result};
@@ -120,7 +121,7 @@ fn spread(count: usize, most: usize) -> Vec<usize> {
 
 /// The timesteps of every step.
 pub(super) fn timesteps(trace: &Trace) -> Result<Vec<f64>> {
-    let timesteps = Vec::<f64>::try_from(trace.timesteps.f_to_kind(Kind::Double)?)?;
+    let timesteps = Vec::<f64>::try_from(in_f64_on_cpu(&trace.timesteps)?)?;
     if timesteps.is_empty() {
         return Err(Error::argument("trace", "at least one step", "none"));
     }
@@ -140,6 +141,7 @@ pub(super) fn steps_of(what: &str, tensor: &Tensor, steps: usize) -> Result<Vec<
 #[cfg(test)]
 pub(super) fn random_trace(timesteps: &[f32], batch: i64) -> Trace {
     let n = timesteps.len() as i64;
+    use tch::Kind;
     let normal = || Tensor::randn([n, batch, 4, 8, 8], (Kind::Float, tch::Device::Cpu));
     Trace {
         prediction: crate::prediction::Prediction::Epsilon,

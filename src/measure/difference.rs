@@ -1,15 +1,15 @@
 //! How far apart two tensors are.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::Result;
 use crate::check::same_shape;
+use crate::device::in_f64_on_cpu;
 
 /// `a - b` as f64 on the CPU.
 fn difference(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     same_shape("b", b, a)?;
-    let exact = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Double);
-    Ok(exact(a) - exact(b))
+    Ok(in_f64_on_cpu(a)? - in_f64_on_cpu(b)?)
 }
 
 /// The largest difference of any element: 0 for tensors that are equal, NaN where one is NaN.

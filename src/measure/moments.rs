@@ -1,7 +1,8 @@
 //! Mean and standard deviation, and what the forward process makes of them.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use crate::device::in_f64_on_cpu;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -33,7 +34,7 @@ pub fn moments(x: &Tensor) -> Result<Moments> {
     if x.numel() == 0 {
         return Err(Error::shape("x", "one number and more", &x.size()));
     }
-    let x = x.to_device(Device::Cpu).to_kind(Kind::Double);
+    let x = in_f64_on_cpu(x)?;
     let mean = x.mean(Kind::Double).double_value(&[]);
     let variance = (x - mean).square().mean(Kind::Double).double_value(&[]);
     Ok(Moments { mean, std_dev: variance.sqrt() })

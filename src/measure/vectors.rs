@@ -3,9 +3,10 @@
 //! A prediction [C, h, w] is one vector of n = C h w numbers. Whatever comes before these three
 //! dimensions (steps, a batch) stays: [N, B, C, h, w] gives [N, B].
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::check::same_shape;
+use crate::device::in_f64_on_cpu;
 use crate::{Error, Result};
 
 /// The vectors as f64 [..., n] on the CPU.
@@ -13,7 +14,7 @@ fn vectors(what: &str, x: &Tensor) -> Result<Tensor> {
     if x.dim() < 3 || x.numel() == 0 {
         return Err(Error::shape(what, "[..., C, h, w]", &x.size()));
     }
-    Ok(x.to_device(Device::Cpu).to_kind(Kind::Double).flatten(-3, -1))
+    Ok(in_f64_on_cpu(x)?.flatten(-3, -1))
 }
 
 fn inner(a: &Tensor, b: &Tensor) -> Tensor {
@@ -65,6 +66,7 @@ pub fn angle(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
     use crate::noise::standard_normal;
+    use tch::Device;
 
     #[test]
     fn angles_that_are_known() -> Result<()> {

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{Conv2d, GroupNorm, Linear, ResnetBlock};
+use crate::device::{self, put};
+use crate::memory::guarded;
 use crate::models::params::{Params, channels_last};
 use crate::short::Few;
 use crate::tensor_file::{read_config, weight_files};
@@ -172,13 +174,16 @@ impl Judge {
         if size.len() != 4 || size[1..] != [3, side, side] {
             return Err(Error::shape("image", format!("[B, 3, {side}, {side}]"), &size));
         }
-        let mut h = channels_last(&image.to_device(self.device).to_kind(self.kind));
-        let mut all = Vec::new();
-        for level in &self.levels {
-            h = level.resnet.forward(&level.down.forward(&h), None);
-            all.push(h.shallow_clone());
-        }
-        Ok(all)
+        let doing = || format!("judging {} pictures on {}", size[0], device::name(self.device));
+        guarded(doing, "judge fewer pictures at once", || {
+            let mut h = channels_last(&put(image, self.kind, self.device));
+            let mut all = Vec::new();
+            for level in &self.levels {
+                h = level.resnet.forward(&level.down.forward(&h), None);
+                all.push(h.shallow_clone());
+            }
+            Ok(all)
+        })
     }
 
     /// The features of pictures, and the logits of every question's answers.

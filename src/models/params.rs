@@ -35,6 +35,18 @@ pub enum TensorProblem {
     Shape(String, Vec<i64>, Vec<i64>),
     /// Not readable, or not finite in the dtype.
     Values(String),
+    /// Larger than the memory that the device has left: the name, and how much was asked for.
+    Memory(String, String),
+}
+
+impl TensorProblem {
+    /// What went wrong with the tensor of this name.
+    fn of(name: &str, error: Error) -> Self {
+        match error {
+            Error::Memory { asked, .. } => Self::Memory(name.to_owned(), asked),
+            other => Self::Values(format!("{name}: {other}")),
+        }
+    }
 }
 
 impl std::fmt::Display for TensorProblem {
@@ -44,6 +56,7 @@ impl std::fmt::Display for TensorProblem {
             Self::Unused(name) => write!(f, "{name} is not part of the configured network"),
             Self::Shape(name, shape, got) => write!(f, "{name} should be {shape:?} and is {got:?}"),
             Self::Values(what) => f.write_str(what),
+            Self::Memory(name, _) => write!(f, "there is not enough memory for {name}"),
         }
     }
 }
@@ -61,6 +74,25 @@ pub struct Params {
 impl fmt::Debug for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Params {{ {} tensors, prefix: {:?} }}", self.variables().len(), self.prefix)
+    }
+}
+
+/// A network's use of copies of its tensors on another device, which ends when this is dropped.
+pub(crate) struct Loan {
+    params: Params,
+    /// The tensors that are copied, in order.
+    home: Vec<Tensor>,
+    device: Device,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let mut store = self.params.store.borrow_mut();
+        for ((_, tensor), home) in store.variables.iter_mut().zip(&self.home) {
+            // It had this storage before, so it can have it again.
+            let _ = tensor.f_set_data(home);
+        }
+        store.device = self.device;
     }
 }
 
@@ -149,9 +181,8 @@ impl Params {
         let name = format!("{}{name}", self.prefix);
         let mut store = self.store.borrow_mut();
         let made = match store.origin {
-            TensorOrigin::Fresh => {
-                fresh(shape, init, store.kind, store.device).map_err(TensorProblem::Values)
-            }
+            TensorOrigin::Fresh => fresh(shape, init, store.kind, store.device)
+                .map_err(|e| TensorProblem::of(&name, e.into())),
             TensorOrigin::Files(_) | TensorOrigin::Headers(_) => store.load(&name, shape),
         };
         let tensor = match made {
@@ -186,15 +217,19 @@ impl Params {
         self.store.borrow().device
     }
 
-    /// Moves every tensor to `device`, and so the network that was built from them.
-    pub(crate) fn move_to(&self, device: Device) -> Result<()> {
+    /// Lends the network copies of its tensors on `device`. The tensors stay where they are, and the network has them
+    /// again when the loan ends, in whatever way; nothing is copied back.
+    pub(crate) fn lend(&self, device: Device) -> Result<Loan> {
+        // Declared first, it ends last: after the store is free again.
+        let mut loan = Loan { params: self.clone(), home: Vec::new(), device: self.device() };
         let mut store = self.store.borrow_mut();
         for (_, tensor) in &mut store.variables {
-            let moved = tensor.f_to_device(device)?;
-            tensor.f_set_data(&moved)?;
+            let copy = tensor.f_to_dtype_layout((tensor.kind(), device), false, true)?;
+            loan.home.push(tensor.f_detach()?);
+            tensor.f_set_data(&copy)?;
         }
         store.device = device;
-        Ok(())
+        Ok(loan)
     }
 
     /// Every tensor that was asked for, in order; they share memory with the network's.
@@ -250,6 +285,21 @@ impl Params {
         if problems.is_empty() {
             return Ok(());
         }
+        let too_large = problems.iter().find_map(|problem| match problem {
+            TensorProblem::Memory(name, asked) => Some((name, asked.clone())),
+            _ => None,
+        });
+        if let Some((name, asked)) = too_large {
+            let device = crate::device::name(self.device());
+            return Err(Error::Memory {
+                doing: format!("loading {name} in {:?} on {device}", self.kind()),
+                asked,
+                advice:
+                    "use f16 or bf16 (--dtype), or let the networks wait on the CPU (offloaded, \
+                         --offload)"
+                        .to_owned(),
+            });
+        }
         // Both sides: what the network lacks, and what the file has in its place.
         let (unused, others): (Vec<_>, Vec<_>) =
             problems.iter().partition(|problem| matches!(problem, TensorProblem::Unused(_)));
@@ -304,7 +354,7 @@ impl TensorStore {
         if !fits {
             return Err(TensorProblem::Shape(name.to_owned(), shape.to_vec(), got));
         }
-        tensor.map_err(TensorProblem::Values)
+        tensor
     }
 
     fn read(
@@ -312,8 +362,8 @@ impl TensorStore {
         weights: &NamedTensors,
         name: &str,
         shape: &[i64],
-    ) -> std::result::Result<Tensor, String> {
-        let said = |e: Error| format!("{name}: {e}");
+    ) -> std::result::Result<Tensor, TensorProblem> {
+        let said = |e: Error| TensorProblem::of(name, e);
         // Copied from the file's pages to its final place, with nothing in between.
         let tensor = weights
             .with(name, |view| {
@@ -323,7 +373,8 @@ impl TensorStore {
             })
             .map_err(said)?;
         if !is_finite(&tensor).map_err(|e| said(e.into()))? {
-            return Err(format!("{name} holds values that are not finite in {:?}", self.kind));
+            let what = format!("{name} holds values that are not finite in {:?}", self.kind);
+            return Err(TensorProblem::Values(what));
         }
         Ok(tensor)
     }
@@ -358,9 +409,8 @@ fn fresh(
     init: Init,
     kind: Kind,
     device: Device,
-) -> std::result::Result<Tensor, String> {
-    let empty = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|e| e.to_string())?;
-    let mut tensor = empty;
+) -> std::result::Result<Tensor, tch::TchError> {
+    let mut tensor = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?;
     match init {
         Init::FanIn(fan_in) => {
             let bound = 1. / (fan_in as f64).sqrt();
@@ -373,7 +423,6 @@ fn fresh(
     .and_then(|t| t.f_to_kind(kind))
     .and_then(|t| t.f_to_device(device))
     .map(|t| channels_last(&t).set_requires_grad(true))
-    .map_err(|e| e.to_string())
 }
 
 /// Pictures and convolution weights with their channels side by side in memory: the order that
@@ -383,4 +432,47 @@ pub(crate) fn channels_last(x: &Tensor) -> Tensor {
         return x.shallow_clone();
     }
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::with_seed;
+
+    #[test]
+    fn weights_that_do_not_fit_into_memory_are_not_called_wrong() {
+        let params = Params::fresh(Kind::Float, Device::Cpu);
+        let _ = with_seed(1, || (&params / "conv_in").tensor("weight", &[1 << 46], Init::Zeros));
+        let said = params.finish().unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "out of memory: loading conv_in.weight in Float on cpu asked for 281474.98 GB more than it had; use f16 or \
+             bf16 (--dtype), or let the networks wait on the CPU (offloaded, --offload)"
+        );
+    }
+
+    #[test]
+    fn a_loan_ends_with_the_tensors_that_were_there_and_copies_nothing_back() -> Result<()> {
+        let params = Params::fresh(Kind::Float, Device::Cpu);
+        let of_network = with_seed(1, || params.tensor("weight", &[2, 3, 3, 3], Init::FanIn(27)));
+        let of_network = of_network.set_requires_grad(false);
+        let storage = || of_network.data_ptr();
+        let (home, numbers) = (storage(), of_network.copy());
+        for panics in [false, true] {
+            let use_it = || {
+                let _loan = params.lend(Device::Cpu).unwrap();
+                assert_ne!(storage(), home, "the network has a copy");
+                assert!(of_network.equal(&numbers));
+                assert_eq!(of_network.stride(), numbers.stride());
+                let _ = of_network.detach().fill_(7.);
+                assert!(!panics, "on purpose");
+            };
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(use_it));
+            assert_eq!(done.is_err(), panics);
+            assert_eq!(storage(), home);
+            assert!(of_network.equal(&numbers), "what was written to the copy is gone");
+        }
+        assert_eq!(params.variables()[0].1.data_ptr(), home);
+        Ok(())
+    }
 }

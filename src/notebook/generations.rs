@@ -97,7 +97,7 @@ impl Looks for LowResImage {
 
 impl Looks for DepthMap {
     fn look(&self) -> Result<Look> {
-        let first = self.0.get(0).get(0).to_kind(tch::Kind::Double);
+        let first = crate::device::in_f64_on_cpu(&self.0.get(0).get(0))?;
         let columns = first.size().last().copied().unwrap_or(1) as usize;
         let values = Vec::<f64>::try_from(first.flatten(0, -1))?;
         let chart = panel("depth: larger is nearer").heat_map(values, columns).draw()?;

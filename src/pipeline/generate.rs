@@ -8,6 +8,7 @@ use super::size::check_trace;
 use super::{Generation, Prepared, Request, StableDiffusion, Trace};
 use crate::Result;
 use crate::cores::SharedCores;
+use crate::memory::guarded;
 use crate::sampler::{Plan, SamplingStep};
 
 impl StableDiffusion {
@@ -92,6 +93,7 @@ impl StableDiffusion {
     /// A request that cannot be met: it lacks what the family needs, holds what it cannot use, or its parts do not fit
     /// each other.
     pub fn prepare(&self, request: &Request) -> Result<Prepared<'_>> {
-        prepare(self, request)
+        let doing = || format!("preparing {} pictures", request.prompts.len());
+        guarded(doing, &self.on_less_memory(), || prepare(self, request))
     }
 }

@@ -29,14 +29,16 @@ impl StableDiffusion {
             return Err(Error::argument("inversion", "ddim without eta, 1 iteration or more", got));
         }
         let mut x = self.encode(&init.image, None)?.expand_as(&prepared.x_t).to_device(self.device);
+        let timesteps: Vec<i64> = plan.steps.iter().map(|s| s.pair().t as i64).collect();
         self.using(&["unet"], || {
+            let timesteps = Tensor::from_slice(&timesteps).f_to_device(self.device)?.split(1, 0);
             for (i, planned) in plan.steps.iter().enumerate().rev() {
                 let (position, step) = (planned.position, planned.pair());
                 let steps = plan.steps.len();
                 interrupt::check(|| format!("after {} of {steps} steps back", steps - 1 - i))?;
                 let mut x_t = x.shallow_clone();
                 for _ in 0..iterations {
-                    let output = no_grad(|| prepared.predict(i, &x_t, step.t))?;
+                    let output = no_grad(|| prepared.predict(i, &x_t, &timesteps[i]))?;
                     let noise_pred = plan.prediction.noise(&position.rates(), &x_t, &output)?;
                     x_t = ddim_inverse_step(&self.schedule, step, &x, &noise_pred)?;
                 }

@@ -5,11 +5,12 @@ use std::fmt;
 use tch::Tensor;
 
 use crate::Result;
+use crate::device::moved;
 use crate::sampler::Plan;
 
 /// The part of a picture that stays as it was while a model that knows of no mask draws all of it.
 pub struct KnownRegion {
-    /// 1 where the picture is drawn anew, [1 or B, 1, h, w].
+    /// 1 where the picture is drawn anew, [1 or B, 1, h, w]. All three are best where the sample is.
     pub mask: Tensor,
     /// The picture's latents, [B, 4, h, w].
     pub x_0: Tensor,
@@ -33,9 +34,9 @@ impl KnownRegion {
     /// # Errors
     /// Shapes that differ.
     pub fn restore(&self, plan: &Plan, i: usize, x: &Tensor) -> Result<Tensor> {
-        let here = |x_: &Tensor| x_.to_device(x.device());
-        let mask = here(&self.mask);
-        let known = here(&plan.noised(i, &self.x_0, &self.noise)?);
+        let here = |tensor: &Tensor| moved(tensor, x.device());
+        let known = plan.noised(i, &here(&self.x_0)?, &here(&self.noise)?)?;
+        let mask = here(&self.mask)?;
         Ok(known * (1. - &mask) + x * mask)
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::checkpoint::{Lora, SchedulerConfig, merge_loras};
+use crate::device;
+use crate::memory::guarded;
 use crate::models::clip::{TextEncoder, Tokenizer};
 use crate::models::params::Params;
 use crate::models::unet::UNet;
@@ -55,7 +57,7 @@ impl fmt::Debug for StableDiffusion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size =
             self.unet.config().sample_size.map_or(0, |side| side * self.vae.config().factor());
-        let (device, sampler) = (crate::device::name(self.device), self.scheduler.sampler());
+        let (device, sampler) = (device::name(self.device), self.scheduler.sampler());
         let loras = if self.changed.is_empty() { "" } else { ", with low-rank changes" };
         write!(f, "StableDiffusion of {size}×{size} pixels on {device}, {sampler}{loras}")
     }
@@ -83,7 +85,8 @@ impl StableDiffusion {
     }
 
     /// The same model with networks that stay where they were opened (on the CPU, say) and move to `device` only while
-    /// they are used. A GPU then needs room for the largest of them alone; the transfers take time.
+    /// they are used: copies go there, and are dropped after use. A GPU then needs room for the largest of them alone; the
+    /// transfers take time.
     ///
     /// ```no_run
     /// # use diffuscope::pipeline::StableDiffusion;
@@ -99,11 +102,32 @@ impl StableDiffusion {
 
     /// Calls `run` with these networks on the device where they compute.
     pub(super) fn using<T>(&self, networks: &[&str], run: impl FnOnce() -> Result<T>) -> Result<T> {
-        let Some(home) = self.home else { return run() };
-        let all = || networks.iter().filter_map(|name| self.params.get(*name));
-        let done = all().try_for_each(|params| params.move_to(self.device)).and_then(|()| run());
-        all().try_for_each(|params| params.move_to(home))?;
-        done
+        let advice = self.on_less_memory();
+        let all = networks.iter().filter_map(|name| self.params.get(*name));
+        guarded(
+            || format!("{} on {}", networks.join(" and "), device::name(self.device)),
+            &advice,
+            || {
+                let away = all.filter(|params| params.device() != self.device);
+                let _loans =
+                    away.map(|params| params.lend(self.device)).collect::<Result<Vec<_>>>()?;
+                run()
+            },
+        )
+    }
+
+    /// What to try when the memory does not suffice.
+    pub(super) fn on_less_memory(&self) -> String {
+        let gpu = self.device != Device::Cpu;
+        let all = [
+            (true, "fewer or smaller pictures at once"),
+            (self.unet.kind() == Kind::Float, "f16 or bf16 (--dtype)"),
+            (self.tiling.is_none(), "tiles for the autoencoder (model.tiling, --tile)"),
+            (gpu && self.home.is_none(), "networks that wait on the CPU (offloaded, --offload)"),
+        ];
+        let try_these: Vec<&str> =
+            all.into_iter().filter(|(helps, _)| *helps).map(|(_, what)| what).collect();
+        format!("try {}", try_these.join(", or "))
     }
 
     /// The tensors of `unet`, `vae`, `text_encoder` or `text_encoder_2`, by name: the memory that the network computes
@@ -117,12 +141,14 @@ impl StableDiffusion {
     /// # Errors
     /// Latents of another shape, or that are not finite.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        if latents.isfinite().all().int64_value(&[]) == 0 {
-            return Err(Error::argument("latents", "finite numbers", "NaN or infinite")
-                .hint("use f32, or a smaller guidance scale"));
-        }
-        let decode = || no_grad(|| self.vae.decode_tiled(latents, self.tiling));
-        Ok(self.using(&["vae"], decode)?.to_device(Device::Cpu))
+        let decode = || {
+            if latents.isfinite().all().int64_value(&[]) == 0 {
+                return Err(Error::argument("latents", "finite numbers", "NaN or infinite")
+                    .hint("use f32, or a smaller guidance scale"));
+            }
+            no_grad(|| Ok(self.vae.decode_tiled(latents, self.tiling)?.f_to_device(Device::Cpu)?))
+        };
+        self.using(&["vae"], decode)
     }
 
     /// A picture's scaled latents in f32 on the CPU: the posterior's mean, or a sample drawn with `noise`.

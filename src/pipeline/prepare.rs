@@ -11,8 +11,9 @@ use super::plan::plan;
 use super::size::latent_shape;
 use super::text::{EncodedText, RequestTexts, texts};
 use super::{ExtraChannels, KnownRegion, Request, StableDiffusion};
-use crate::check::same_shape;
+use crate::check::alike;
 use crate::denoiser::Denoiser;
+use crate::device::moved;
 use crate::guidance::{Guidance, guide};
 use crate::models::unet::{Conditioned, Conditions};
 use crate::noise::slerp;
@@ -26,7 +27,7 @@ pub struct Prepared<'a> {
     pub denoiser: Conditioned<'a>,
     /// The steps.
     pub plan: Plan,
-    /// The first sample, on the networks' device.
+    /// The first sample, on the networks' device, as all that follows.
     pub x_t: Tensor,
     /// One for each step that adds some, in their order.
     pub noises: Vec<Tensor>,
@@ -82,13 +83,17 @@ pub(super) fn prepare<'a>(model: &'a StableDiffusion, request: &Request) -> Resu
     let conditions = conditions(model, request, &texts, &shape, &noise)?;
     let guided = is_guided(model);
     let DrawnNoise { start, steps: noises, .. } = noise;
+    // All of it is where the networks compute before the first step, which then has nothing to move.
+    let here = |x: Tensor| moved(&x, model.device);
+    let conditions = conditions.to_device(model.device);
+    let texts = texts.on(model.device)?;
     Ok(Prepared {
         known_region: known_region(model, request, x_0, start, &shape),
         later_texts: later_texts(model, &conditions, &texts)?,
         denoiser: Conditioned { unet: &model.unet, conditions },
         plan,
-        x_t: x_t.to_device(model.device),
-        noises,
+        x_t: here(x_t)?,
+        noises: noises.into_iter().map(here).collect::<Result<_>>()?,
         contexts: contexts(model, &texts.uncond, &texts.cond),
         guidance: if guided { request.guidance.clone() } else { 1.0.into() },
         captions: captions(request),
@@ -215,7 +220,11 @@ fn known_region(
     let mask = request.init.as_ref()?.mask.as_ref()?;
     match model.extra_channels() {
         Some(ExtraChannels::MaskedImage) => None,
-        _ => Some(KnownRegion { mask: mask_cells(mask, shape), x_0: x_0?, noise }),
+        _ => {
+            let here = |x: Tensor| x.to_device(model.device);
+            let (mask, x_0) = (here(mask_cells(mask, shape)), here(x_0?));
+            Some(KnownRegion { mask, x_0, noise: here(noise) })
+        }
     }
 }
 
@@ -294,7 +303,7 @@ fn between<'a>(
     weight: f64,
 ) -> Result<(Conditioned<'a>, Option<(Tensor, Tensor)>)> {
     let line = |a: &Tensor, b: &Tensor| {
-        same_shape("the other's text", b, a)?;
+        alike("the other's text", b, a)?;
         Ok::<_, Error>(a * (1. - weight) + b * weight)
     };
     let mut conditions = Conditions::from(&mine.conditions);

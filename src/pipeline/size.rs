@@ -5,6 +5,7 @@ use tch::{Device, Tensor};
 use super::text::changes;
 use super::{Request, StableDiffusion};
 use crate::device;
+use crate::models::vae::pictures_at_once;
 use crate::sampler::Plan;
 use crate::{Error, Result};
 
@@ -89,8 +90,10 @@ fn check_memory(
     let batch = request.prompts.len() as f64;
     let pixels = batch * width as f64 * height as f64;
     let cells = pixels / (model.vae.config().factor() as f64).powi(2);
-    let tile = model.tiling.map_or(f64::INFINITY, |t| t.tile as f64).powi(2);
-    let at_once = pixels.min(batch * tile * pixels / cells);
+    let factor = model.vae.config().factor();
+    let tile = model.tiling.map_or(f64::INFINITY, |t| t.tile as f64).powi(2) * pixels / cells;
+    let pictures = pictures_at_once(width, height, factor, model.tiling).min(batch as i64) as f64;
+    let at_once = pictures * tile.min(width as f64 * height as f64);
     let vae = at_once * widest(&model.vae.config().block_out_channels) * 6.;
     let unet = 2. * cells * widest(&model.unet.config().block_out_channels) * 6.;
     let noises = 2 + if plan.sampler.is_stochastic() { plan.steps.len() } else { 0 };

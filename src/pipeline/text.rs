@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use tch::{Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use super::{Request, StableDiffusion};
+use crate::device::moved;
 use crate::models::clip::{Encoding, Tokenizer};
 use crate::prompt::{Piece, apply_weights, at_step, parse_weights};
 use crate::sampler::Plan;
@@ -64,6 +65,19 @@ pub(super) struct RequestTexts {
     pub cond: EncodedText,
     /// The evaluations at which the prompts change, and both texts from there on.
     pub later: Vec<(usize, (EncodedText, EncodedText))>,
+}
+
+impl RequestTexts {
+    /// All of them on this device.
+    pub fn on(self, device: Device) -> Result<Self> {
+        let on = |text: EncodedText| -> Result<EncodedText> {
+            let text_embeds = text.text_embeds.map(|pooled| moved(&pooled, device)).transpose()?;
+            Ok(EncodedText { context: moved(&text.context, device)?, text_embeds, ..text })
+        };
+        let both = |(i, (uncond, cond))| Ok::<_, Error>((i, (on(uncond)?, on(cond)?)));
+        let later = self.later.into_iter().map(both).collect::<Result<_>>()?;
+        Ok(Self { uncond: on(self.uncond)?, cond: on(self.cond)?, later })
+    }
 }
 
 /// Encodes the texts of all steps of a request.

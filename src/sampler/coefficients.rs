@@ -5,7 +5,7 @@ use std::fmt;
 use tch::Tensor;
 
 use super::{Evaluation, Position};
-use crate::check::same_shape;
+use crate::check::alike;
 use crate::short::Digits;
 use crate::{Error, Result};
 
@@ -100,7 +100,6 @@ impl Coefficients {
     pub fn sum(&self, evaluations: &[&Evaluation], noise: Option<&Tensor>) -> Result<Tensor> {
         let newest =
             evaluations.first().ok_or_else(|| missing("evaluations", "the newest or more"))?;
-        let shape = newest.x_t.size();
         let mut sum: Option<Tensor> = None;
         for (i, of) in self.by_evaluation().into_iter().enumerate() {
             for (coefficient, which) in [(of.of_x_0, 0), (of.of_noise_pred, 1), (of.of_x_t, 2)] {
@@ -111,9 +110,7 @@ impl Coefficients {
                     .get(i)
                     .ok_or_else(|| missing("evaluations", format!("{} of them", i + 1)))?;
                 let tensor = [&evaluation.x_0, &evaluation.noise_pred, &evaluation.x_t][which];
-                if tensor.size() != shape {
-                    return Err(Error::shape("evaluation", format!("{shape:?}"), &tensor.size()));
-                }
+                alike("evaluation", tensor, &newest.x_t)?;
                 let term = coefficient * tensor;
                 sum = Some(match sum {
                     Some(sum) => sum + term,
@@ -133,9 +130,8 @@ impl Coefficients {
             return Ok(mean);
         }
         let noise = noise.ok_or_else(|| missing("noise", "a tensor like x_t"))?;
-        same_shape("noise", noise, &mean)?;
-        let noise = noise.to_device(mean.device()).to_kind(mean.kind());
-        Ok(mean + self.of_noise * noise)
+        alike("noise", noise, &mean)?;
+        Ok(&mean + self.of_noise * noise.to_kind(mean.kind()))
     }
 }
 

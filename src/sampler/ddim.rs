@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::grid::Grid;
 use super::{Coefficients, Options, PlannedStep, StepOutput};
-use crate::check::same_shape;
+use crate::check::alike;
 use crate::prediction::x_0_from_epsilon;
 use crate::schedule::{Schedule, Step};
 use crate::{Error, Result};
@@ -113,7 +113,7 @@ pub fn ddim_inverse_step(
     x_prev: &Tensor,
     noise_pred: &Tensor,
 ) -> Result<Tensor> {
-    same_shape("noise_pred", noise_pred, x_prev)?;
+    alike("noise_pred", noise_pred, x_prev)?;
     let (alpha_bar_t, alpha_bar_prev) = (s.alpha_bar(step.t)?, s.alpha_bar_prev(step)?);
     let x_0 = (x_prev - (1. - alpha_bar_prev).sqrt() * noise_pred) / alpha_bar_prev.sqrt();
     Ok(alpha_bar_t.sqrt() * x_0 + (1. - alpha_bar_t).sqrt() * noise_pred)

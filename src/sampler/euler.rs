@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::grid::Grid;
 use super::{Coefficients, Options, PlannedStep, StepOutput};
-use crate::check::same_shape;
+use crate::check::alike;
 use crate::{Error, Result};
 
 /// The coefficients of an Euler step.
@@ -43,7 +43,7 @@ pub fn euler_step(
     x: &Tensor,
     noise_pred: &Tensor,
 ) -> Result<StepOutput> {
-    same_shape("noise_pred", noise_pred, x)?;
+    alike("noise_pred", noise_pred, x)?;
     let x_0 = x - sigma * noise_pred;
     let c = euler_coefficients(sigma, sigma_next)?;
     let prev_sample = c.of_x_0 * &x_0 + c.of_x_t * x;

@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::grid::Grid;
 use super::{Coefficients, Options, PlannedStep, StepOutput, euler_coefficients};
 use crate::Result;
-use crate::check::same_shape;
+use crate::check::alike;
 
 /// How far an ancestral step goes down, and how much fresh noise brings it back up to `sigma_next`.
 ///
@@ -41,7 +41,7 @@ pub fn euler_ancestral_step(
     noise_pred: &Tensor,
     noise: &Tensor,
 ) -> Result<StepOutput> {
-    same_shape("noise_pred", noise_pred, x)?;
+    alike("noise_pred", noise_pred, x)?;
     let x_0 = x - sigma * noise_pred;
     let c = euler_ancestral_coefficients(sigma, sigma_next)?;
     let mean = c.of_x_0 * &x_0 + c.of_x_t * x;

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::{Coefficients, Evaluation, Plan, Position};
+use crate::check::alike;
 use crate::denoiser::Denoiser;
+use crate::device::{self, moved};
 use crate::guidance::{Guidance, guide, guide_projected, rescale};
+use crate::memory::guarded;
 use crate::prediction::Prediction;
 use crate::timesteps::Timesteps;
 use crate::{Error, Result, interrupt};
@@ -71,6 +74,8 @@ pub struct Sampling<'a, D: Denoiser> {
     plan: Plan,
     /// [2 B, tokens, width]: without the prompt, then with it.
     context: Option<Tensor>,
+    /// Those of all evaluations.
+    timesteps: Tensor,
     guidance: Guidance,
     /// What projected guidance remembers of the step before.
     difference: Option<Tensor>,
@@ -94,7 +99,7 @@ impl<D: Denoiser> fmt::Debug for Sampling<'_, D> {
 impl<'a, D: Denoiser> Sampling<'a, D> {
     /// Starts from `x_t`, already noised to the plan's first position. `contexts` are those without and with the prompt,
     /// [B, tokens, width] each, or `None` for a model without one. `noises`: one for each step that adds some,
-    /// [`Plan::draws`] of them.
+    /// [`Plan::draws`] of them. It stays on the device of `x_t`.
     ///
     /// # Errors
     /// Too few noises; contexts that differ in shape; settings of guidance that contradict each other or the plan.
@@ -112,20 +117,18 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             let expected = format!("{}, one for each step that adds some", plan.draws());
             return Err(Error::argument("noises", expected, noises.len()));
         }
-        let context = match contexts {
-            Some((uncond, cond)) => {
-                crate::check::same_shape("cond", cond, uncond)?;
-                Some(Tensor::f_cat(&[uncond, cond], 0)?)
-            }
-            None => None,
-        };
+        // What the steps need is moved to the sample once, before the first of them.
+        let here = |x: &Tensor| moved(x, x_t.device());
+        let context = contexts.map(|(uncond, cond)| joined(uncond, cond, x_t.device()));
+        let timesteps: Vec<f32> = plan.steps.iter().map(|step| step.position.t as f32).collect();
         Ok(Self {
             denoiser,
-            plan,
-            context,
+            context: context.transpose()?,
+            timesteps: here(&Tensor::from_slice(&timesteps))?,
             guidance,
             difference: None,
-            noises: noises.into_iter(),
+            noises: noises.iter().map(here).collect::<Result<Vec<_>>>()?.into_iter(),
+            plan,
             earlier: Vec::new(),
             x_t,
             i: 0,
@@ -163,14 +166,13 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
     /// # Errors
     /// Contexts that differ in shape.
     pub fn set_contexts(&mut self, uncond: &Tensor, cond: &Tensor) -> Result<()> {
-        crate::check::same_shape("cond", cond, uncond)?;
-        self.context = Some(Tensor::f_cat(&[uncond, cond], 0)?);
+        self.context = Some(joined(uncond, cond, self.x_t.device())?);
         Ok(())
     }
 
     /// Both outputs in one pass: [uncond, cond].
     fn predict(&self, position: Position) -> Result<(Tensor, Tensor)> {
-        let t = Timesteps::from(position.t);
+        let t = Timesteps::from(self.timesteps.f_narrow(0, self.i as i64, 1)?);
         let input = &self.x_t * position.input_scale();
         let Some(context) = &self.context else {
             let output = self.denoiser.predict(&input, &t, None)?;
@@ -178,7 +180,7 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         };
         let both =
             self.denoiser.predict(&Tensor::f_cat(&[&input, &input], 0)?, &t, Some(context))?;
-        let both = both.to_device(self.x_t.device()).chunk(2, 0);
+        let both = moved(&both, self.x_t.device())?.chunk(2, 0);
         Ok((both[0].shallow_clone(), both[1].shallow_clone()))
     }
 
@@ -211,7 +213,11 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         if self.failed || self.i >= self.plan.steps.len() {
             return None;
         }
-        let step = tch::no_grad(|| self.step());
+        let doing = {
+            let (size, device) = (self.x_t.size(), device::name(self.x_t.device()));
+            move || format!("a step with samples of {size:?} on {device}")
+        };
+        let step = guarded(doing, "", || tch::no_grad(|| self.step()));
         self.failed = step.is_err();
         self.i += usize::from(step.is_ok());
         Some(step)
@@ -245,6 +251,12 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
             prev_sample,
         })
     }
+}
+
+/// Contexts as one batch: without the prompt, then with it.
+fn joined(uncond: &Tensor, cond: &Tensor, device: Device) -> Result<Tensor> {
+    alike("cond", cond, uncond)?;
+    moved(&Tensor::f_cat(&[uncond, cond], 0)?, device)
 }
 
 impl<D: Denoiser> Iterator for Sampling<'_, D> {

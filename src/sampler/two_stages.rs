@@ -10,7 +10,7 @@ use super::{
     euler_coefficients,
 };
 use crate::Result;
-use crate::check::same_shape;
+use crate::check::alike;
 
 /// Both stages of a step.
 pub(super) struct Stages {
@@ -80,7 +80,7 @@ pub(super) fn step(
 ) -> Result<StepOutput> {
     let mut picture = |x: &Tensor, sigma: f64| -> Result<Tensor> {
         let noise_pred = predict(x, sigma)?;
-        same_shape("noise_pred", &noise_pred, x)?;
+        alike("noise_pred", &noise_pred, x)?;
         Ok(x - sigma * noise_pred)
     };
     let whole = euler_coefficients(sigma, sigma_next)?;

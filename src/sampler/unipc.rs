@@ -2,7 +2,7 @@
 //!
 //! The paper calls the signal rate `alpha_t` and the noise rate `sigma_t`.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::dpm_solver::z_phis;
 use super::grid::Grid;
@@ -48,7 +48,7 @@ fn rhos(distances: &[f64], b: &[f64]) -> Result<Vec<f64>> {
         (0..n as i32).flat_map(|i| distances.iter().map(move |r| r.powi(i))).collect();
     let matrix = Tensor::from_slice(&rows).view([n, n]);
     let solved = Tensor::f_linalg_solve(&matrix, &Tensor::from_slice(&b[..n as usize]), true)?;
-    Ok(Vec::try_from(solved.to_kind(Kind::Double))?)
+    Ok(Vec::try_from(solved)?)
 }
 
 fn newest(evaluated: &[Position]) -> Result<Position> {

@@ -18,6 +18,7 @@ use super::sheet::write_sheet;
 use super::task::{LossParts, Trainable, TrainingTask};
 use super::trained::Trained;
 use super::vocabulary::Vocabulary;
+use crate::device::send;
 use crate::forward::add_noise;
 use crate::guidance::guide;
 use crate::models::clip::{TextConfig, TextEncoder, Tokenizer};
@@ -80,7 +81,9 @@ struct DiffusionTask<'a> {
     diffusion: &'a DiffusionSettings,
     batch: i64,
     timesteps: i64,
-    data: &'a CaptionedLatents,
+    /// Where the network is. All else here is on the CPU.
+    device: Device,
+    latents: Tensor,
     vocabulary: Vocabulary,
     /// The ids of the captions, of the prompts and of the empty caption, in the training's numbering.
     ids: Tensor,
@@ -97,7 +100,7 @@ struct TrainableDiffusion {
 }
 
 impl Trainable for TrainableDiffusion {
-    /// `batch`: latents, timesteps, noise and token ids.
+    /// `batch`: latents, timesteps, noise and token ids; the second and the last are on the CPU, where they are checked.
     fn loss(&self, batch: &[Tensor]) -> Result<(Tensor, LossParts)> {
         let [x_0, t, noise, ids] = batch else {
             return Err(Error::argument("batch", "latents, t, noise and ids", batch.len()));
@@ -105,11 +108,12 @@ impl Trainable for TrainableDiffusion {
         let x_t = add_noise(&self.schedule, t, x_0, noise)?;
         let context = self.text_encoder.encode(ids)?;
         let noise_pred = self.unet.forward(&x_t, t, &context)?;
-        let loss = denoising_loss(&noise_pred, &noise.to_device(noise_pred.device()))?;
+        let loss = denoising_loss(&noise_pred, noise)?;
         let plain = loss.mean(Kind::Float);
         let Some(gamma) = self.min_snr else { return Ok((plain, Vec::new())) };
-        let weight = min_snr_weight(&self.schedule, t, gamma)?.to_device(loss.device());
-        let parts = vec![("unweighted", plain.double_value(&[]))];
+        let weight = min_snr_weight(&self.schedule, t, gamma)?;
+        let weight = send(&weight, Kind::Float, loss.device());
+        let parts = vec![("unweighted", plain)];
         Ok(((loss * weight).mean(Kind::Float), parts))
     }
 }
@@ -118,8 +122,8 @@ impl TrainingTask for DiffusionTask<'_> {
     type Network = TrainableDiffusion;
 
     fn batch(&self, seed: i64) -> Result<Vec<Tensor>> {
-        let (count, cpu) = (self.data.latents.size()[0], Device::Cpu);
-        let mut shape = self.data.latents.size();
+        let (count, cpu) = (self.latents.size()[0], Device::Cpu);
+        let mut shape = self.latents.size();
         shape[0] = self.batch;
         let (index, t, noise, dropped) = with_seed(seed, || {
             let index = Tensor::randint(count, [self.batch], (Kind::Int64, cpu));
@@ -128,9 +132,9 @@ impl TrainingTask for DiffusionTask<'_> {
             let dropped = Tensor::rand([self.batch, 1], (Kind::Float, cpu));
             (index, t, noise, dropped.lt(self.diffusion.caption_dropout))
         });
-        let x_0 = self.data.latents.index_select(0, &index);
+        let x_0 = self.latents.index_select(0, &index).to_device(self.device);
         let ids = self.empty.where_self(&dropped, &self.ids.index_select(0, &index));
-        Ok(vec![x_0, t, noise, ids])
+        Ok(vec![x_0, t, noise.to_device(self.device), ids])
     }
 
     /// One picture per prompt, always from the same noise, in 20 guided DDIM steps.
@@ -140,17 +144,17 @@ impl TrainingTask for DiffusionTask<'_> {
         if count == 0 {
             return Ok(());
         }
-        let mut shape = self.data.latents.size();
+        let mut shape = self.latents.size();
         shape[0] = count;
         let image = no_grad(|| -> Result<Tensor> {
             let cond = text_encoder.encode(&self.prompts)?;
             let uncond = text_encoder.encode(&self.empty.expand_as(&self.prompts))?;
             let context = Tensor::cat(&[uncond, cond], 0);
-            let mut x_t = standard_normal(&shape, 0)?;
+            let mut x_t = standard_normal(&shape, 0)?.to_device(self.device);
             for step in steps(&timesteps(schedule, 20, Spacing::Leading, 1)?) {
                 let t = Tensor::from_slice(&[step.t as i64]);
                 let both = unet.forward(&Tensor::cat(&[&x_t, &x_t], 0), &t, &context)?;
-                let both = both.to_device(Device::Cpu).chunk(2, 0);
+                let both = both.chunk(2, 0);
                 let noise_pred = guide(&both[0], &both[1], self.diffusion.guidance_scale)?;
                 x_t = ddim_step(schedule, step, &x_t, &noise_pred)?.prev_sample;
             }
@@ -203,7 +207,10 @@ pub fn train_diffusion(
         prompts.push(tokenizer.encode(prompt)?.tensor());
     }
     prompts.push(empty.shallow_clone());
-    let vocabulary = Vocabulary::of(&data.ids, &prompts, diffusion.text.vocab_size)?;
+    // Wherever they were made: batches are gathered on the CPU, as everything random is drawn there.
+    let latents = data.latents.f_to_device(Device::Cpu)?;
+    let ids = data.ids.f_to_device(Device::Cpu)?;
+    let vocabulary = Vocabulary::of(&ids, &prompts, diffusion.text.vocab_size)?;
     prompts.pop();
     let text = TextConfig { vocab_size: vocabulary.ids.len() as i64, ..diffusion.text.clone() };
     let prompts = match prompts.as_slice() {
@@ -235,11 +242,12 @@ pub fn train_diffusion(
         diffusion,
         batch: settings.batch,
         timesteps: schedule.num_train_timesteps() as i64,
-        ids: vocabulary.renumber(&data.ids),
+        device: settings.device,
+        latents,
+        ids: vocabulary.renumber(&ids),
         empty: vocabulary.renumber(&empty),
         prompts,
         vocabulary,
-        data,
         frozen,
     };
     run(build, settings, &task, progress)

@@ -13,7 +13,8 @@ use super::settings::TrainSettings;
 use super::sheet::write_sheet;
 use super::task::{LossParts, Trainable, TrainingTask};
 use super::trained::Trained;
-use crate::eval::questions::{NO_ANSWER, Question, answers, labels};
+use crate::device::in_f64_on_cpu;
+use crate::eval::questions::{NO_ANSWER, Question, best_answers, labels};
 use crate::models::judge::{Judge, JudgeConfig, JudgeOutput};
 use crate::models::params::Params;
 use crate::noise::with_seed;
@@ -23,7 +24,7 @@ use crate::{Error, Result};
 /// The share of scenes for which each question has an answer, by their [`labels`]. The loss of a question is
 /// divided by it, so that questions that only pairs answer count as much as the others.
 fn answered_shares(labels: &Tensor) -> Result<Vec<f64>> {
-    let known = labels.ne(NO_ANSWER).to_kind(Kind::Double);
+    let known = in_f64_on_cpu(&labels.ne(NO_ANSWER))?;
     Ok(Vec::try_from(known.mean_dim([0i64].as_slice(), false, Kind::Double))?)
 }
 
@@ -31,7 +32,6 @@ fn answered_shares(labels: &Tensor) -> Result<Vec<f64>> {
 /// are those of [`answered_shares`].
 fn judge_loss(output: &JudgeOutput, labels: &Tensor, shares: &[f64]) -> Tensor {
     let none = None::<&Tensor>;
-    let labels = labels.to_device(output.features.device());
     let one = |((logits, truth), share): ((&Tensor, Tensor), &f64)| {
         let sum = logits.cross_entropy_loss(&truth, none, Reduction::Sum, NO_ANSWER, 0.);
         sum / (share.max(1e-3) * truth.size()[0] as f64)
@@ -70,12 +70,12 @@ struct TrainableJudge {
 impl Trainable for TrainableJudge {
     /// `batch`: pictures in [-1, 1], and their labels.
     fn loss(&self, batch: &[Tensor]) -> Result<(Tensor, LossParts)> {
-        let labels = &batch[1];
         let output = self.judge.forward(&batch[0])?;
-        let right = answers(&output).eq_tensor(labels).logical_or(&labels.eq(NO_ANSWER));
+        let labels = &batch[1].to_device(output.features.device());
+        let right = best_answers(&output).eq_tensor(labels).logical_or(&labels.eq(NO_ANSWER));
         let all = right.all_dim(1, false).to_kind(Kind::Float).mean(Kind::Float);
         let loss = judge_loss(&output, labels, &self.shares);
-        Ok((loss, vec![("all_right", all.double_value(&[]))]))
+        Ok((loss, vec![("all_right", all)]))
     }
 }
 
@@ -146,6 +146,7 @@ pub fn train_judge(
         let expected = format!("{}, one per picture", pictures.size()[0]);
         return Err(Error::argument("truths", expected, truths.len()));
     }
+    let pictures = &pictures.f_to_device(Device::Cpu)?;
     let labels = labels(truths);
     let shares = answered_shares(&labels)?;
     let build = || {

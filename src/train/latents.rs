@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::pictures::to_range;
 use crate::models::clip::Tokenizer;
@@ -11,7 +11,7 @@ use crate::models::vae::Vae;
 use crate::tensor_file::{TensorFile, write_tensors};
 use crate::{Error, Result, interrupt};
 
-/// Latents with their captions.
+/// Latents with their captions, on the CPU whatever device encodes them.
 pub struct CaptionedLatents {
     /// Scaled latents [N, 4, h, w].
     pub latents: Tensor,
@@ -48,7 +48,8 @@ impl CaptionedLatents {
         for start in (0..count).step_by(256) {
             interrupt::check(|| format!("after {start} of {count} latents"))?;
             let some = pictures.narrow(0, start, 256.min(count - start));
-            latents.push(no_grad(|| vae.encode(&to_range(&some)))?.to_kind(Kind::Float));
+            let encoded = no_grad(|| vae.encode(&to_range(&some)))?;
+            latents.push(encoded.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?);
         }
         let mut ids = Vec::with_capacity(captions.len() * 77);
         for caption in captions {

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::check::alike;
 use crate::models::judge::Judge;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
@@ -13,7 +14,7 @@ use crate::{Error, Result};
 /// # Errors
 /// Shapes that differ.
 pub fn denoising_loss(noise_pred: &Tensor, noise: &Tensor) -> Result<Tensor> {
-    crate::check::same_shape("noise_pred", noise_pred, noise)?;
+    alike("noise_pred", noise_pred, noise)?;
     if noise.dim() < 2 {
         return Err(Error::shape("noise", "[B, ...]", &noise.size()));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::muon::orthogonal;
 use super::parallel::{at_once, share_out};
@@ -91,12 +91,11 @@ impl TrainedTensor {
         }
     }
 
-    /// Adds up the replicas' gradients; returns the sum of the squares.
-    fn collect(&mut self) -> f64 {
+    /// Adds up the replicas' gradients; returns the sum of the squares, which is not read yet.
+    fn collect(&mut self) -> Option<Tensor> {
         let grads = self.variables.iter().map(Tensor::grad).filter(Tensor::defined);
         self.grad = grads.map(|grad| grad.to_kind(Kind::Float)).reduce(|sum, grad| sum + grad);
-        let square = |grad: &Tensor| grad.square().sum(Kind::Float).double_value(&[]);
-        self.grad.as_ref().map_or(0., square)
+        self.grad.as_ref().map(|grad| grad.square().sum(Kind::Float))
     }
 
     /// Takes the `k`-th step, with the gradients multiplied by `clip`.
@@ -126,6 +125,17 @@ impl TrainedTensor {
         let _ = self.ema.lerp_(&self.master, follow);
         self.put(&self.master);
     }
+}
+
+/// Reads tensors of one number each in one go.
+fn read_numbers(tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    if tensors.is_empty() {
+        return Ok(Vec::new());
+    }
+    let flat = |x: &&Tensor| x.detach().f_to_kind(Kind::Float)?.f_reshape([1]);
+    let flat = tensors.iter().map(flat).collect::<std::result::Result<Vec<_>, _>>()?;
+    let numbers = Tensor::f_cat(&flat, 0)?.f_to_device(Device::Cpu)?;
+    Ok(Vec::<f32>::try_from(numbers)?.into_iter().map(f64::from).collect())
 }
 
 /// The state of a training: everything that a step changes.
@@ -195,13 +205,27 @@ impl Optimizer {
     /// # Errors
     /// A gradient that is not finite: the training has diverged.
     pub fn step(&mut self, learning_rate: f64) -> Result<f64> {
+        Ok(self.step_and_read(learning_rate, &[])?.0)
+    }
+
+    /// The same; reads `more`, tensors of one number each, together with the norm, so that a step waits once for the
+    /// device.
+    pub(super) fn step_and_read(
+        &mut self,
+        learning_rate: f64,
+        more: &[&Tensor],
+    ) -> Result<(f64, Vec<f64>)> {
         self.step += 1;
         let cost = |tensor: &&mut TrainedTensor| tensor.master.numel();
         let mut groups = share_out(self.tensors.iter_mut(), self.threads, cost);
-        let squares = at_once(&mut groups, |group| {
-            no_grad(|| group.iter_mut().map(|tensor| tensor.collect()).sum::<f64>())
+        let squares: Vec<Vec<Tensor>> = at_once(&mut groups, |group| {
+            no_grad(|| group.iter_mut().filter_map(|tensor| tensor.collect()).collect())
         });
-        let norm = squares.iter().sum::<f64>().sqrt();
+        let all: Vec<&Tensor> = more.iter().copied().chain(squares.iter().flatten()).collect();
+        let mut numbers = read_numbers(&all)?;
+        let mut rest = numbers.split_off(more.len()).into_iter();
+        let sums = squares.iter().map(|group| rest.by_ref().take(group.len()).sum::<f64>());
+        let norm = sums.sum::<f64>().sqrt();
         if !norm.is_finite() {
             let todo = "the training has diverged: resume from the last checkpoint with a lower \
                         learning rate";
@@ -214,7 +238,7 @@ impl Optimizer {
                 group.iter_mut().for_each(|tensor| tensor.update(&config, k, learning_rate, clip))
             });
         });
-        Ok(norm)
+        Ok((norm, numbers))
     }
 
     /// Calls `use_network` while the network has the averaged weights.

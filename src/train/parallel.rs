@@ -22,11 +22,11 @@ pub(super) fn at_once<T: Send, R: Send>(
             })
         };
         let threads: Vec<_> = items.iter_mut().map(start).collect();
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
     });
     // libtorch applies the last number to all future threads.
     tch::set_num_threads(threads);
-    answers
+    answers.into_iter().map(|answer| answer.unwrap_or_else(|panic| resume_unwind(panic))).collect()
 }
 
 /// Divides `items` into up to `count` groups of about the same cost, none of them empty.

@@ -20,12 +20,45 @@ impl<N: Trainable> Replica<N> {
     }
 
     /// Adds the gradients of its share of the loss to its own; returns that share.
-    fn backward(&self) -> Result<(f64, LossParts)> {
-        let (loss, mut parts) = self.network.loss(&self.samples)?;
+    fn backward(&self) -> Result<(Tensor, LossParts)> {
+        let (loss, parts) = self.network.loss(&self.samples)?;
         let loss = loss * self.share;
-        loss.backward();
-        parts.iter_mut().for_each(|(_, value)| *value *= self.share);
-        Ok((loss.double_value(&[]), parts))
+        loss.f_backward()?;
+        Ok((loss, parts))
+    }
+}
+
+/// What the replicas' backward passes came to, not read yet: reading waits for the device.
+pub(super) struct Losses {
+    /// Of every replica: its share of the loss, the parts, and the share of the samples that it had.
+    replicas: Vec<(Tensor, LossParts, f64)>,
+}
+
+impl Losses {
+    /// All numbers, to be read at once.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        let mut all = Vec::new();
+        for (loss, parts, _) in &self.replicas {
+            all.push(loss);
+            all.extend(parts.iter().map(|(_, part)| part));
+        }
+        all
+    }
+
+    /// The loss of the batch and its parts, once the numbers of [`Losses::tensors`] are read.
+    pub fn sums(&self, numbers: &[f64]) -> (f64, Vec<(&'static str, f64)>) {
+        let mut numbers = numbers.iter();
+        let (mut loss, mut sums) = (0., Vec::new());
+        for (i, (_, parts, share)) in self.replicas.iter().enumerate() {
+            loss += numbers.next().unwrap_or(&f64::NAN);
+            if i == 0 {
+                sums = parts.iter().map(|(name, _)| (*name, 0.)).collect();
+            }
+            for ((_, sum), number) in sums.iter_mut().zip(numbers.by_ref().take(parts.len())) {
+                *sum += number * share;
+            }
+        }
+        (loss, sums)
     }
 }
 
@@ -40,14 +73,11 @@ pub(super) fn share_batch<N>(replicas: &mut [Replica<N>], batch: &[Tensor]) {
     }
 }
 
-/// Computes the gradients of all replicas in parallel; returns the loss of the batch and its parts.
-pub(super) fn backward<N: Trainable>(replicas: &mut [Replica<N>]) -> Result<(f64, LossParts)> {
-    let mut all = at_once(replicas, |replica| replica.backward()).into_iter();
-    let (mut loss, mut parts) = all.next().unwrap_or_else(|| Ok((0., Vec::new())))?;
-    for one in all {
-        let (more, others) = one?;
-        loss += more;
-        parts.iter_mut().zip(others).for_each(|((_, sum), (_, value))| *sum += value);
-    }
-    Ok((loss, parts))
+/// Computes the gradients of all replicas in parallel; returns the losses.
+pub(super) fn backward<N: Trainable>(replicas: &mut [Replica<N>]) -> Result<Losses> {
+    let all = at_once(replicas, |replica| {
+        let (loss, parts) = replica.backward()?;
+        Ok((loss, parts, replica.share))
+    });
+    Ok(Losses { replicas: all.into_iter().collect::<Result<_>>()? })
 }

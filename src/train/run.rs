@@ -13,6 +13,7 @@ use super::settings::TrainSettings;
 use super::task::{Trainable, TrainingTask};
 use super::trained::Trained;
 use crate::cores::SharedCores;
+use crate::memory::guarded;
 use crate::models::params::Params;
 use crate::{Error, Result, interrupt};
 
@@ -58,11 +59,17 @@ pub fn run<T: TrainingTask>(
     let mut stopped = false;
     while optimizer.step < until && !stopped {
         let step = optimizer.step + 1;
-        share_batch(&mut replicas, &task.batch(step_seed(settings.seed, step))?);
-        optimizer.zero_grad();
-        let (loss, parts) = backward(&mut replicas)?;
         let rate = settings.rate(step);
-        let grad_norm = optimizer.step(rate)?;
+        let doing = || format!("a training step with batches of {}", settings.batch);
+        let advice = "train with smaller batches, smaller pictures or a smaller network";
+        let (losses, (grad_norm, numbers)) = guarded(doing, advice, || {
+            share_batch(&mut replicas, &task.batch(step_seed(settings.seed, step))?);
+            optimizer.zero_grad();
+            let losses = backward(&mut replicas)?;
+            let read = optimizer.step_and_read(rate, &losses.tensors())?;
+            Ok((losses, read))
+        })?;
+        let (loss, parts) = losses.sums(&numbers);
         log.append(step, loss, rate, grad_norm, &parts)?;
         let samples = (step - first) as f64 * settings.batch as f64;
         progress(&TrainProgress {
@@ -76,7 +83,9 @@ pub fn run<T: TrainingTask>(
         let network = &replicas[0].network;
         if step.is_multiple_of(settings.sheet_every.max(1)) || last {
             let path = out.join(format!("sheet-{step:06}.png"));
-            optimizer.with_average(|| task.sheet(network, &path))?;
+            let doing = || "a sheet of samples".to_owned();
+            let sheet = || optimizer.with_average(|| task.sheet(network, &path));
+            guarded(doing, advice, sheet)?;
         }
         if saved.elapsed() >= settings.checkpoint_every || last {
             task.export(network, &optimizer, &out.join("model"))?;

@@ -7,8 +7,9 @@ use tch::Tensor;
 use super::optimizer::Optimizer;
 use crate::Result;
 
-/// The parts of a loss and other numbers for the log, by name.
-pub type LossParts = Vec<(&'static str, f64)>;
+/// The parts of a loss and other numbers for the log, by name: tensors of one number each, in f32 on the loss's device.
+/// They are read when the step is done, all at once.
+pub type LossParts = Vec<(&'static str, Tensor)>;
 
 /// A network that knows its loss.
 pub trait Trainable: Send {

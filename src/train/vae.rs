@@ -46,30 +46,26 @@ struct TrainableVae {
     vae: Vae,
     weights: VaeLossWeights,
     judge: Option<Judge>,
+    device: Device,
 }
 
 impl Trainable for TrainableVae {
     /// `batch`: u8 pictures, and the noise of their latents.
     fn loss(&self, batch: &[Tensor]) -> Result<(Tensor, LossParts)> {
-        let image = to_range(&batch[0]);
+        let image = to_range(&batch[0].to_device(self.device));
         let posterior = self.vae.posterior(&image)?;
         let z = posterior.sample(&batch[1])?;
-        let image = image.to_device(z.device());
         let decoded = self.vae.decode(&self.vae.scale(&z))?;
         let pixel = (&decoded - &image).abs().mean(Kind::Float);
         let edge = edge_loss(&decoded, &image);
         let kl = posterior.kl();
         let mut total = &pixel + &edge * self.weights.edge + &kl * self.weights.kl;
-        let mut parts = vec![
-            ("pixel", pixel.double_value(&[])),
-            ("edge", edge.double_value(&[])),
-            ("kl", kl.double_value(&[])),
-            ("psnr", psnr(&decoded, &image).double_value(&[])),
-        ];
+        let mut parts =
+            vec![("pixel", pixel), ("edge", edge), ("kl", kl), ("psnr", psnr(&decoded, &image)?)];
         if let Some(judge) = &self.judge {
             let perceptual = perceptual_loss(judge, &decoded, &image)?;
-            parts.push(("perceptual", perceptual.double_value(&[])));
-            total += perceptual * self.weights.perceptual;
+            total += &perceptual * self.weights.perceptual;
+            parts.push(("perceptual", perceptual));
         }
         Ok((total, parts))
     }
@@ -166,8 +162,9 @@ pub fn train_vae(
         }
         let open = |folder: &PathBuf| Judge::open(folder, kind, device);
         let judge = weights.judge.as_ref().map(open).transpose()?;
-        Ok((params, TrainableVae { vae, weights: weights.clone(), judge }))
+        Ok((params, TrainableVae { vae, weights: weights.clone(), judge, device }))
     };
+    let pictures = &pictures.f_to_device(Device::Cpu)?;
     run(build, settings, &VaeTask { config, batch: settings.batch, pictures }, progress)
 }
 

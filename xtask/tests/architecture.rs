@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const STOREYS: [(&str, &[&str]); 9] = [
     (
         "ground: errors, checks, devices",
-        &["error", "check", "short", "device", "environment", "cores", "interrupt"],
+        &["error", "check", "memory", "short", "device", "environment", "cores", "interrupt"],
     ),
     (
         "mathematics: tensors and numbers",

@@ -6,6 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::device;
+use crate::memory::guarded;
 use crate::models::layers::{LayerNorm, Linear, attention, carried_kind, join_heads, split_heads};
 use crate::models::params::{Init, Params};
 use crate::short::Start;
@@ -345,9 +347,18 @@ impl TextEncoder {
             )
             .hint("use the tokenizer that belongs to this text encoder"));
         }
+        let doing = || {
+            let device = device::name(self.token_embedding.device());
+            format!("encoding {} texts on {device}", size[0])
+        };
+        guarded(doing, "encode fewer texts at once", || self.states(ids))
+    }
+
+    /// The states of ids that are checked.
+    fn states(&self, ids: &Tensor) -> Result<Vec<Tensor>> {
         let ids = ids.f_to_device(self.token_embedding.device())?;
         let tokens = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
-        let places = self.position_embedding.narrow(0, 0, size[1]);
+        let places = self.position_embedding.narrow(0, 0, ids.size()[1]);
         let carried = carried_kind(&self.token_embedding, true);
         let mut states = vec![tokens.to_kind(carried) + places.to_kind(carried)];
         for (i, layer) in self.layers.iter().enumerate() {

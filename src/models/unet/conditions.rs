@@ -1,6 +1,6 @@
 //! The inputs of a U-Net other than the noisy sample and the timestep.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::{Error, Result};
 
@@ -77,6 +77,20 @@ impl From<&Conditions> for Conditions {
 }
 
 impl Conditions {
+    /// The same conditions on another device, so that no step has to move them. The class labels stay: they are checked
+    /// on the CPU.
+    pub fn to_device(&self, device: Device) -> Self {
+        let moved = |x: &Option<Tensor>| x.as_ref().map(|x| x.to_device(device));
+        Self {
+            context: self.context.to_device(device),
+            text_embeds: moved(&self.text_embeds),
+            time_ids: moved(&self.time_ids),
+            class_labels: self.class_labels.as_ref().map(Tensor::shallow_clone),
+            timestep_cond: moved(&self.timestep_cond),
+            channels: moved(&self.channels),
+        }
+    }
+
     /// The same conditions for a batch of `batch` rows: those with fewer rows are repeated, so that [B, ...]
     /// serves both halves [uncond, cond] of a guided prediction.
     ///

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::conditions::Conditions;
 use super::config::{SIZES, TextTime, UNetConfig};
+use crate::device::{put, send};
 use crate::models::layers::Linear;
 use crate::models::params::{Init, Params};
 use crate::{Error, Result};
@@ -169,20 +170,19 @@ impl Embedding {
 
     /// `t` `[B]` and the conditions, checked, to [B, width] in the dtype `kind`.
     pub fn forward(&self, t: &Tensor, conditions: &Conditions, kind: Kind) -> Tensor {
-        let here = |x: &Tensor| x.to_device(t.device()).to_kind(kind);
+        let here = |x: &Tensor| put(x, kind, t.device());
         let mut time = self.sinusoids(t, self.width).to_kind(kind);
         if let (Some((_, proj)), Some(guidance)) = (&self.guidance, &conditions.timestep_cond) {
             time += proj.forward(&here(guidance));
         }
         let mut sum = self.time.forward(&time);
         if let (Some(classes), Some(labels)) = (&self.classes, &conditions.class_labels) {
-            let labels = labels.to_device(t.device()).to_kind(Kind::Int64);
-            sum += classes.index_select(0, &labels);
+            sum += classes.index_select(0, &send(labels, Kind::Int64, t.device()));
         }
         if let (Some((wide, proj)), Some(text), Some(sizes)) =
             (&self.text_time, &conditions.text_embeds, &conditions.time_ids)
         {
-            let flat = sizes.to_device(t.device()).flatten(0, -1);
+            let flat = put(sizes, Kind::Float, t.device()).flatten(0, -1);
             let sizes = self.sinusoids(&flat, wide.each_size).reshape([sizes.size()[0], -1]);
             sum += proj.forward(&Tensor::cat(&[here(text), here(&sizes)], 1));
         }

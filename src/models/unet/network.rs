@@ -11,6 +11,8 @@ use super::blocks::{self, ResnetAndTransformer, UNetBlock};
 use super::conditions::Conditions;
 use super::config::UNetConfig;
 use super::embedding::Embedding;
+use crate::device::{self, put};
+use crate::memory::guarded;
 use crate::models::layers::{Conv2d, GroupNorm, ResnetBlock, carried_kind};
 use crate::models::params::{Params, channels_last};
 use crate::tensor_file::{read_config, weight_files};
@@ -90,7 +92,7 @@ impl UNet {
     /// # Shapes
     /// `sample` [B, c, h, w], with `in_channels` channels including those of the conditions; `timestep` one for all or
     /// `[B]`, fractions too; `context` [B, tokens, cross_attention_dim]; returns [B, out_channels, h, w] in the sample's
-    /// dtype.
+    /// dtype and on its device.
     /// # Errors
     /// Other shapes; a condition that the network needs but was not given, or was given but does not use.
     pub fn forward(
@@ -147,15 +149,31 @@ impl UNet {
     ) -> Result<Tensor> {
         self.check(sample, conditions)?;
         let t = timestep.for_batch(sample.size()[0])?;
+        let doing = || {
+            let (size, device) = (sample.size(), device::name(self.conv_in.weight().device()));
+            format!("the U-Net, for samples of {size:?} in {:?} on {device},", self.kind)
+        };
+        let advice = "draw fewer or smaller pictures at once, or use f16 or bf16";
+        guarded(doing, advice, || Ok(self.compute(sample, &t, conditions, probe)))
+    }
+
+    /// The equation; all inputs are checked.
+    fn compute(
+        &self,
+        sample: &Tensor,
+        t: &Tensor,
+        conditions: &Conditions,
+        probe: &Probe,
+    ) -> Tensor {
         let weight = self.conv_in.weight();
         let (device, carried) = (weight.device(), carried_kind(weight, false));
-        let here = |x: &Tensor| x.to_device(device).to_kind(carried);
+        let here = |x: &Tensor| put(x, carried, device);
         let mut x = here(sample);
         if let Some(channels) = &conditions.channels {
             x = Tensor::cat(&[x, here(channels)], 1);
         }
         let context = here(&conditions.context);
-        let t = t.to_device(device).expand([sample.size()[0]], false);
+        let t = put(t, Kind::Float, device).expand([sample.size()[0]], false);
         let time = Some(self.embedding.forward(&t, conditions, carried));
         let time = time.as_ref();
         let layer = |x: &Tensor, (resnet, transformer): &ResnetAndTransformer| {
@@ -192,6 +210,6 @@ impl UNet {
             }
         }
         let out = self.conv_out.forward(&self.conv_norm_out.forward(&h).silu());
-        Ok(out.to_kind(sample.kind()))
+        out.to_device(sample.device()).to_kind(sample.kind())
     }
 }

@@ -10,10 +10,36 @@ use super::decoder::Decoder;
 use super::encoder::Encoder;
 use super::posterior::Posterior;
 use super::tiling::Tiling;
+use crate::device::{self, put};
+use crate::memory::guarded;
 use crate::models::layers::{Conv2d, carried_kind};
 use crate::models::params::{Params, channels_last};
 use crate::tensor_file::{read_config, weight_files};
 use crate::{Error, Result};
+
+/// The pixels that are encoded or decoded at once: 4 pictures of 512×512, whose widest layers take about 3 GB in f32.
+const PIXELS_AT_ONCE: i64 = 1 << 20;
+
+/// How many pictures of a batch an autoencoder with this factor encodes or decodes at once: of a large batch some after
+/// others, which gives the same numbers and takes less memory.
+pub(crate) fn pictures_at_once(
+    width: i64,
+    height: i64,
+    factor: i64,
+    tiling: Option<Tiling>,
+) -> i64 {
+    let tile = tiling.map_or(i64::MAX, |tiling| tiling.tile.saturating_mul(factor));
+    let pixels = width.min(tile).saturating_mul(height.min(tile));
+    (PIXELS_AT_ONCE / pixels.max(1)).max(1)
+}
+
+/// Runs `network` on so many samples of `x` at once.
+fn in_slices(x: &Tensor, at_once: i64, network: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    if x.size()[0] <= at_once {
+        return network(x);
+    }
+    Tensor::cat(&x.split(at_once, 0).iter().map(network).collect::<Vec<_>>(), 0)
+}
 
 /// Stable Diffusion's autoencoder.
 pub struct Vae {
@@ -103,25 +129,40 @@ impl Vae {
             let expected = format!("[B, {channels}, H, W] with H and W multiples of {f}");
             return Err(Error::shape("image", expected, &size));
         }
-        let image = channels_last(&self.carried(image));
+        let tiling = tiling.map(Tiling::check).transpose()?;
         let network = |x: &Tensor| {
             let h = self.encoder.forward(x);
             self.quant_conv.as_ref().map_or(h.shallow_clone(), |conv| conv.forward(&h))
         };
-        let moments = match tiling {
-            Some(tiling) => tiling.check()?.run(&image, f, 1, network),
-            None => network(&image),
+        let some = |image: &Tensor| match tiling {
+            Some(tiling) => tiling.run(image, f, 1, network),
+            None => network(image),
         };
-        let latent = self.config.latent_channels;
-        let mean = moments.narrow(1, 0, latent);
-        let logvar = moments.narrow(1, latent, latent).clamp(-30., 20.);
-        Ok(Posterior { mean, logvar })
+        self.guarded("encoding", &size, || {
+            let image = channels_last(&self.carried(image));
+            let moments = in_slices(&image, pictures_at_once(size[3], size[2], f, tiling), some);
+            let latent = self.config.latent_channels;
+            let mean = moments.narrow(1, 0, latent);
+            let logvar = moments.narrow(1, latent, latent).clamp(-30., 20.);
+            Ok(Posterior { mean, logvar })
+        })
     }
 
     /// Moves a tensor to the network's device and to the dtype that it keeps between its layers.
     fn carried(&self, x: &Tensor) -> Tensor {
         let weight = self.decoder.weight();
-        x.to_device(weight.device()).to_kind(carried_kind(weight, true))
+        put(x, carried_kind(weight, true), weight.device())
+    }
+
+    /// Calls `body`, which may run out of memory with pictures of this size, [B, 3, H, W].
+    fn guarded<T>(&self, what: &str, size: &[i64], body: impl FnOnce() -> Result<T>) -> Result<T> {
+        let doing = || {
+            let device = device::name(self.decoder.weight().device());
+            let (count, height, width) = (size[0], size[2], size[3]);
+            format!("{what} {count} of {width}×{height} pixels in {:?} on {device}", self.kind)
+        };
+        let advice = "use tiles, smaller pictures, or f16 or bf16";
+        guarded(doing, advice, body)
     }
 
     /// Scales the posterior's latents to those that the U-Net works on:
@@ -159,16 +200,50 @@ impl Vae {
         if size.len() != 4 || size[1] != channels || size.contains(&0) {
             return Err(Error::shape("latents", format!("[B, {channels}, h, w]"), &size));
         }
-        let z = self.carried(latents) / self.config.scaling_factor
-            + self.config.shift_factor.unwrap_or(0.);
+        let (tiling, f) = (tiling.map(Tiling::check).transpose()?, self.config.factor());
         let network = |z: &Tensor| {
             let z = self.post_quant_conv.as_ref().map_or(z.shallow_clone(), |conv| conv.forward(z));
             self.decoder.forward(&z).to_kind(Kind::Float)
         };
-        let z = channels_last(&z);
-        Ok(match tiling {
-            Some(tiling) => tiling.check()?.run(&z, 1, self.config.factor(), network),
-            None => network(&z),
+        let some = |z: &Tensor| match tiling {
+            Some(tiling) => tiling.run(z, 1, f, network),
+            None => network(z),
+        };
+        let (height, width) = (size[2].saturating_mul(f), size[3].saturating_mul(f));
+        self.guarded("decoding", &[size[0], 3, height, width], || {
+            let z = self.carried(latents) / self.config.scaling_factor
+                + self.config.shift_factor.unwrap_or(0.);
+            let z = channels_last(&z);
+            Ok(in_slices(&z, pictures_at_once(width, height, f, tiling), some))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_cut_where_it_has_more_pixels_than_go_at_once() {
+        let tiles = |tile| Some(Tiling { tile, overlap: 0 });
+        for (width, height, tiling, expected) in [
+            (512, 512, None, 4),
+            (1024, 1024, None, 1),
+            (4096, 4096, None, 1),
+            (4096, 4096, tiles(64), 4),
+            (64, 64, None, 256),
+            (i64::MAX, i64::MAX, tiles(i64::MAX), 1),
+        ] {
+            assert_eq!(pictures_at_once(width, height, 8, tiling), expected, "{width}×{height}");
+        }
+        let x = Tensor::from_slice(&[1f32, 2., 3., 4., 5.]).view([5, 1]);
+        let counts = std::cell::RefCell::new(Vec::new());
+        let network = |x: &Tensor| {
+            counts.borrow_mut().push(x.size()[0]);
+            x * 2.
+        };
+        assert!(in_slices(&x, 2, network).equal(&(&x * 2.)));
+        assert!(in_slices(&x, 5, network).equal(&(&x * 2.)));
+        assert_eq!(*counts.borrow(), [2, 2, 1, 5]);
     }
 }

@@ -9,6 +9,7 @@ mod posterior;
 mod tiling;
 
 pub use autoencoder::Vae;
+pub(crate) use autoencoder::pictures_at_once;
 pub use config::VaeConfig;
 pub use posterior::Posterior;
 pub use tiling::Tiling;

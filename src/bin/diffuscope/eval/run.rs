@@ -58,7 +58,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         dtype: args.compute.dtype.name().into(),
         scenes: matched(&judged.answers)?,
         reconstructed: matched(&judged_reconstructed.answers)?,
-        psnr: psnr(&truth.images, &reconstructed).double_value(&[]),
+        psnr: psnr(&truth.images, &reconstructed)?.double_value(&[]),
         frechet_floor: relative_frechet(&others.features, &judged.features)?,
         drawn: Vec::new(),
     };
