@@ -402,8 +402,9 @@ fn every_combination_is_right_or_refused() -> Result<()> {
             let end = plan.steps[plan.steps.len() - 1].next;
             let got = run_knowing(&plan, &picture, &noises)?;
             let gap = (got - &picture * end.signal_rate).abs().max().double_value(&[]);
-            // Also for NaN.
-            if !(gap <= allowed(&plan, name)) {
+            // False for NaN.
+            let good = gap <= allowed(&plan, name);
+            if !good {
                 wrong.push(format!("{gap:.1e} {sampler:?} {name} {steps} steps {settings:?}"));
             }
             before.push((plan.prediction, plan.steps));
