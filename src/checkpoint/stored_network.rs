@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::Result;
 use crate::models::clip::TextConfig;
 use crate::models::params::Params;
 use crate::models::unet::UNetConfig;
 use crate::models::vae::VaeConfig;
 use crate::tensor_file::{NamedTensors, json, read_config, weight_files};
+use crate::{Error, Result};
 
 /// One network as a checkpoint stores it.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub struct StoredNetwork {
     pub config_path: PathBuf,
     /// Its tensors.
     pub weights: NamedTensors,
+    /// What the file leaves out of the configuration.
+    pub(super) left_out: Vec<String>,
 }
 
 impl fmt::Debug for StoredNetwork {
@@ -36,7 +38,7 @@ impl StoredNetwork {
         let config_path = folder.join("config.json");
         let config = read_config(&config_path)?;
         let weights = NamedTensors::open(&weight_files(folder)?)?;
-        Ok(Self { config, config_path, weights })
+        Ok(Self { config, config_path, weights, left_out: Vec::new() })
     }
 
     /// Adds to the configuration of a network of this name what its file leaves out.
@@ -47,8 +49,11 @@ impl StoredNetwork {
             _ => serde_json::to_value(TextConfig::default()),
         };
         if let (Ok(Value::Object(usual)), Some(config)) = (usual, self.config.as_object_mut()) {
-            for (key, value) in usual {
-                config.entry(key).or_insert(value);
+            for (key, value) in usual.into_iter().filter(|(_, value)| !value.is_null()) {
+                if !config.contains_key(&key) {
+                    self.left_out.push(key.clone());
+                    config.insert(key, value);
+                }
             }
         }
     }
@@ -67,6 +72,14 @@ impl StoredNetwork {
         params: &Params,
         new: impl FnOnce(&Params, &C) -> Result<N>,
     ) -> Result<N> {
-        new(params, &self.config()?).map_err(|e| e.in_config(&self.config_path))
+        let built = new(params, &self.config()?);
+        built.map_err(|e| match e.in_config(&self.config_path) {
+            Error::Weights { path, message } if !self.left_out.is_empty() => {
+                let (file, keys) = (self.config_path.display(), self.left_out.join(", "));
+                let why = format!("{file} leaves out {keys}: diffusers' defaults were taken");
+                Error::Weights { path, message: format!("{message}\n  {why}") }
+            }
+            other => other,
+        })
     }
 }
