@@ -696,8 +696,11 @@ fn parts_of_a_file_open_alone() -> Result<()> {
     Ok(())
 }
 
+/// Files of configurations, and what becomes of each.
+type Changes<'a> = &'a [(&'a str, &'a dyn Fn(&mut Value))];
+
 /// The embedded model's folder with other configurations; its weights and tokenizer are links.
-fn changed_tiny(changes: &[(&str, &dyn Fn(&mut Value))]) -> tempfile::TempDir {
+fn changed_tiny(changes: Changes<'_>) -> tempfile::TempDir {
     let (tiny, folder) = (diffuscope::pipeline::tiny_folder(), tempfile::tempdir().unwrap());
     for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
         fs::create_dir_all(folder.path().join(part)).unwrap();
@@ -728,7 +731,6 @@ fn drawn(folder: &Path) -> Result<Tensor> {
 #[test]
 fn old_and_odd_folders_draw_what_diffusers_draws() -> Result<()> {
     let expected = drawn(&diffuscope::pipeline::tiny_folder())?;
-    type Changes<'a> = &'a [(&'a str, &'a dyn Fn(&mut Value))];
     let set = |key: &'static str, value: Value| move |json: &mut Value| json[key] = value.clone();
     let remove = |keys: &'static [&'static str]| {
         move |json: &mut Value| {

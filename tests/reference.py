@@ -5,7 +5,6 @@
     python tests/reference.py                     the embedded model, and five random ones
     python tests/reference.py --seed 7 --count 20 --no-tiny
     python tests/reference.py --families --seed 3 --count 10     random models of the other families
-    python tests/reference.py --samplers          every deterministic sampler, and docs/samplers_network.md
 
 The embedded model: diffusers opens `data/tiny` unmodified; from the same initial latents, DDIM and
 Euler, 30 steps, guidance 5, final latents within 1e-3 and pictures within 2/255 everywhere.
@@ -215,62 +214,6 @@ def compare_embedded(program, folder, work):
         good = of_latents < 1e-3 and of_image < 2
         fine &= good
         print(f"{folder.name:10}  {sampler:7}  {of_latents:20.1e}  {of_image:11.4f}/255  {'' if good else 'WRONG'}")
-    return fine
-
-
-# The deterministic samplers, and what diffusers' class is told besides what the folder says.
-OF_SIGMAS = {
-    "lms": (diffusers.LMSDiscreteScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "heun": (HeunDiscreteScheduler, {}),
-    "dpm2": (diffusers.KDPM2DiscreteScheduler, {}),
-    "dpm++2s": (diffusers.DPMSolverSinglestepScheduler, {}),
-    "dpm++2m": (DPMSolverMultistepScheduler, {}),
-    "dpm++3m": (DPMSolverMultistepScheduler, dict(solver_order=3)),
-    "unipc": (diffusers.UniPCMultistepScheduler, {}),
-    "deis": (diffusers.DEISMultistepScheduler, {}),
-}
-OF_TIME = {"ddim": (DDIMScheduler, {}), "pndm": (PNDMScheduler, dict(skip_prk_steps=True))}
-
-
-@torch.no_grad()
-def compare_samplers(program, folder, work):
-    """docs/samplers_network.md: the final latents of every deterministic sampler on a network, against diffusers."""
-    pipe = open_folder(folder)
-    pipe.folder = folder
-    prompts, config, size = ["a red apple on the beach, flat"], pipe.scheduler.config, pipe.unet.config.sample_size
-    run = dict(num_inference_steps=10, guidance_scale=5.0, latents=torch.randn((1, 4, size, size), generator=seeded(0)))
-    rows, fine = [], True
-    kinds = {"": {}, **{f"-{kind}": {f"use_{kind}_sigmas": True} for kind in ["karras", "exponential", "beta"]}}
-    for name, (scheduler, options) in (OF_TIME | OF_SIGMAS).items():
-        cells = []
-        for kind, sigmas in kinds.items() if name in OF_SIGMAS else [("", {})]:
-            pipe.scheduler = scheduler.from_config(config, **options, **sigmas)
-            expected = pipe(prompts, negative_prompt=[""], output_type="latent", **run).images
-            got = run_program(program, pipe, name + kind, prompts, "", folder=work, **run)
-            gap = (got["latents"] - expected).abs().max().item()
-            told, theirs = got["timesteps"], pipe.scheduler.timesteps.float()
-            # Multistep samplers of time take their first step twice.
-            same = len(told) == len(theirs) and bool((told - theirs).abs().max() < 1e-3)
-            cells.append(f"{gap:.0e}" if same else f"{gap:.0e}, told {told[0]:g} for {theirs[0]:g}")
-            fine &= gap < 1e-3 or not same
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-        print(rows[-1], flush=True)
-    largest = expected.abs().max().item()
-    text = f"""# Every deterministic sampler on a network
-
-The embedded model, one picture, 10 steps, guidance 5, the same initial latents: the largest difference of any element of
-the final latents from those of diffusers in f32. They are of size {largest:.1f}. [samplers.md](samplers.md) has every
-option of every class, on a toy model that hardly depends on the timestep: what a network is told is to be seen here.
-
-"told 999 for 998": with exponential and beta sigmas the first sigma is that of timestep 999. In diffusers' f32 its
-logarithm lies a little below, and the DPM-Solver kind cuts off the fraction of 998.9999. Diffuscope tells the network the
-timestep that the sigma is of.
-
-| sampler | own sigmas | karras | exponential | beta |
-|---|---|---|---|---|
-""" + "\n".join(rows) + "\n\nWritten by `python tests/reference.py --samplers`.\n"
-    (ROOT / "docs" / "samplers_network.md").write_text(text)
     return fine
 
 
@@ -527,12 +470,9 @@ def main():
     parser.add_argument("--count", type=int, default=5, help="how many random models")
     parser.add_argument("--no-tiny", action="store_true", help="only the random models")
     parser.add_argument("--families", action="store_true", help="random models of the other families instead")
-    parser.add_argument("--samplers", action="store_true", help="every deterministic sampler on the embedded model instead")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
-        if args.samplers:
-            sys.exit(0 if compare_samplers(args.program, args.model, work) else 1)
         embedded = not (args.no_tiny or args.families)
         checks = [compare_embedded(args.program, args.model, work)] if embedded else []
         compare = compare_family if args.families else compare_random

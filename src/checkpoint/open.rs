@@ -207,7 +207,10 @@ impl Contents {
                     (inferred.ok_or_else(lacks)?, path.to_owned())
                 }
             };
-            read.networks.insert(name.into(), StoredNetwork { config, config_path, weights });
+            read.networks.insert(
+                name.into(),
+                StoredNetwork { config, config_path, weights, left_out: Vec::new() },
+            );
         }
         match configs {
             Some(folder) => read.configure(folder)?,

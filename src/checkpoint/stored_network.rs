@@ -13,6 +13,7 @@ use crate::models::params::Params;
 use crate::models::unet::UNetConfig;
 use crate::models::vae::VaeConfig;
 use crate::tensor_file::{NamedTensors, json, read_config, weight_files};
+use crate::{Error, Result};
 
 /// One network as a checkpoint stores it.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct StoredNetwork {
     pub config_path: PathBuf,
     /// Its tensors.
     pub weights: NamedTensors,
+    /// What the file leaves out of the configuration.
+    pub(super) left_out: Vec<String>,
 }
 
 impl fmt::Debug for StoredNetwork {
@@ -39,7 +42,7 @@ impl StoredNetwork {
         let weights = NamedTensors::open(&weight_files(folder)?)?;
         let prefix = foreign_prefix(&weights.names().collect::<Vec<_>>()).to_owned();
         let weights = if prefix.is_empty() { weights } else { weights.without_prefix(&prefix) };
-        Ok(Self { config, config_path, weights })
+        Ok(Self { config, config_path, weights, left_out: Vec::new() })
     }
 
     /// Adds to the configuration of a network of this name what its file leaves out.
@@ -50,8 +53,11 @@ impl StoredNetwork {
             _ => serde_json::to_value(TextConfig::default()),
         };
         if let (Ok(Value::Object(usual)), Some(config)) = (usual, self.config.as_object_mut()) {
-            for (key, value) in usual {
-                config.entry(key).or_insert(value);
+            for (key, value) in usual.into_iter().filter(|(_, value)| !value.is_null()) {
+                if !config.contains_key(&key) {
+                    self.left_out.push(key.clone());
+                    config.insert(key, value);
+                }
             }
         }
     }
@@ -70,6 +76,14 @@ impl StoredNetwork {
         params: &Params,
         new: impl FnOnce(&Params, &C) -> Result<N>,
     ) -> Result<N> {
-        new(params, &self.config()?).map_err(|e| e.in_config(&self.config_path))
+        let built = new(params, &self.config()?);
+        built.map_err(|e| match e.in_config(&self.config_path) {
+            Error::Weights { path, message } if !self.left_out.is_empty() => {
+                let (file, keys) = (self.config_path.display(), self.left_out.join(", "));
+                let why = format!("{file} leaves out {keys}: diffusers' defaults were taken");
+                Error::Weights { path, message: format!("{message}\n  {why}") }
+            }
+            other => other,
+        })
     }
 }

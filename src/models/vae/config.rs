@@ -132,7 +132,10 @@ impl VaeConfig {
             .find(|t| t.as_str() != known)
         {
             None if types.len() == levels => Ok(()),
-            None => Err(Error::argument(name, format!("{levels} of them"), types.len())),
+            None => {
+                let expected = format!("{levels} of them, as many as block_out_channels");
+                Err(Error::argument(name, expected, types.len()))
+            }
             Some(other) => Err(Error::argument(name, known, other)),
         };
         only("down_block_types", &self.down_block_types, "DownEncoderBlock2D")?;
