@@ -223,7 +223,7 @@ pub fn parse_weights(prompt: &str) -> Result<Vec<Piece>> {
     round.into_iter().for_each(|from| scale(&mut pieces, from, STEP));
     square.into_iter().for_each(|from| scale(&mut pieces, from, 1. / STEP));
     pieces.retain(|piece| !piece.text.is_empty());
-    match pieces.iter().find(|piece| !(piece.weight.abs() <= HEAVIEST)) {
+    match pieces.iter().find(|piece| !(-HEAVIEST..=HEAVIEST).contains(&piece.weight)) {
         Some(Piece { text, weight }) => {
             let what = format!("the weight of {:?}", Start(text));
             let expected = format!("-{HEAVIEST} to {HEAVIEST}");
