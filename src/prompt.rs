@@ -8,6 +8,7 @@
 //! [cat|dog]     cat and dog by turns
 //! ```
 //! A number is digits and a point, and perhaps a sign: what stands at its place in `(word:inf)` or `(red:1e1)` is text.
+//! Brackets stand at most 64 deep, and no weight is above 1000.
 //! This is the syntax of AUTOMATIC1111's web interface. diffusers reads brackets as they are, and so does
 //! [`crate::pipeline::Request`] unless it says otherwise.
 
