@@ -8,6 +8,7 @@
 //! [cat|dog]     cat and dog by turns
 //! ```
 //! A number is digits and a point, and perhaps a sign: what stands at its place in `(word:inf)` or `(red:1e1)` is text.
+//! Brackets stand at most 64 deep, and no weight is above 1000.
 //! This is the syntax of AUTOMATIC1111's web interface. diffusers reads brackets as they are, and so does
 //! [`crate::pipeline::Request`] unless it says otherwise.
 
@@ -224,7 +225,7 @@ pub fn parse_weights(prompt: &str) -> Result<Vec<Piece>> {
     round.into_iter().for_each(|from| scale(&mut pieces, from, STEP));
     square.into_iter().for_each(|from| scale(&mut pieces, from, 1. / STEP));
     pieces.retain(|piece| !piece.text.is_empty());
-    match pieces.iter().find(|piece| !(piece.weight.abs() <= HEAVIEST)) {
+    match pieces.iter().find(|piece| !(-HEAVIEST..=HEAVIEST).contains(&piece.weight)) {
         Some(Piece { text, weight }) => {
             let what = format!("the weight of {:?}", Start(text));
             let expected = format!("-{HEAVIEST} to {HEAVIEST}");

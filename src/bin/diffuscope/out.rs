@@ -44,7 +44,7 @@ impl Out {
         }
         // The folder itself, or its nearest existing ancestor.
         let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
-        can_be_written(&there.join(numbered("sheet", 1))).map_err(|error| match error {
+        can_be_written(there.join(numbered("sheet", 1))).map_err(|error| match error {
             Error::Io { source, .. } => Error::io(path, source),
             other => other,
         })?;
