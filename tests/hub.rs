@@ -467,6 +467,7 @@ fn a_web_page_in_place_of_a_file_is_refused_and_not_kept() -> Result<()> {
             assert!(headers.is_err(), "{name}");
         }
     }
+    let place = self::place();
     place.server.state().page = Some(("config.json", "text/plain", "<p>Log in</p>"));
     place.fails("some/model", &["config.json: a web page came in its place"]);
     place.server.state().page = None;

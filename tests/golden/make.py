@@ -620,7 +620,9 @@ def pictures():
     tensors = {}
     for name, image in kinds.items():
         file = HERE / "picture_work"
-        image.save(file, "JPEG" if name in ["jpeg", "cmyk"] else "PNG")
+        # Decoders enlarge halved colours each in its own way.
+        jpeg = dict(format="JPEG", subsampling=0, quality=95)
+        image.save(file, **(jpeg if name in ["jpeg", "cmyk"] else dict(format="PNG")))
         tensors[f"{name}/file"] = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
         tensors[f"{name}/picture"] = pictures.preprocess(load_image(str(file)), 16, 8)
         tensors[f"{name}/mask"] = masks.preprocess(load_image(str(file)), 16, 8)

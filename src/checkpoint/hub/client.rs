@@ -137,9 +137,8 @@ impl<'a> HubClient<'a> {
         };
         let mut response = ask(true)?;
         // A server behind a redirect may take GET alone: an address that is signed for one method, say.
-        if !matches!(response.status().as_u16(), 401 | 404 | 429 | 500)
-            && about(&response).is_none()
-        {
+        let may = matches!(response.status().as_u16(), 200..=399 | 403 | 405 | 501);
+        if may && about(&response).is_none() {
             response = ask(false)?;
         }
         let status = response.status();
