@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn weights_that_do_not_fit_into_memory_are_not_called_wrong() {
         let params = Params::fresh(Kind::Float, Device::Cpu);
-        with_seed(1, || (&params / "conv_in").tensor("weight", &[1 << 46], Init::Zeros));
+        let _ = with_seed(1, || (&params / "conv_in").tensor("weight", &[1 << 46], Init::Zeros));
         let said = params.finish().unwrap_err().to_string();
         assert_eq!(
             said,
