@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::latent_diffusion_keys::foreign_prefix;
-use crate::Result;
 use crate::models::clip::TextConfig;
 use crate::models::params::Params;
 use crate::models::unet::UNetConfig;
