@@ -96,7 +96,7 @@ fn check_memory(
     let at_once = pictures * tile.min(width as f64 * height as f64);
     let vae = at_once * widest(&model.vae.config().block_out_channels) * 6.;
     let unet = 2. * cells * widest(&model.unet.config().block_out_channels) * 6.;
-    let noises = 2 + if plan.sampler.is_stochastic() { plan.steps.len() } else { 0 };
+    let noises = 2 + plan.draws();
     let contexts = 2. * (1 + changes(request, plan)?.len()) as f64;
     let text = batch * 77. * model.unet.config().cross_attention_dim as f64;
     let latents = cells * model.vae.config().latent_channels as f64;
