@@ -616,7 +616,7 @@ fn numbers_that_nothing_has_room_for_are_refused() {
     let model = model(&folder);
     let draw = ["generate", "a cat", "--steps", "2", "--model", "model"];
     for (file, key, value) in [
-        ("scheduler/scheduler_config.json", "steps_offset", "9223372036854775808"),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", "9223372036854775808"),
         ("unet/config.json", "sample_size", "9223372036854775807"),
         ("vae/config.json", "sample_size", "-9223372036854775808"),
     ] {

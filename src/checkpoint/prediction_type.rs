@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tch::Kind;
 
 use super::Family;
+use crate::device::in_f64_on_cpu;
 use crate::prediction::Prediction;
 use crate::tensor_file::{TensorFile, unwrapped};
 use crate::{Error, Result};
@@ -116,7 +116,7 @@ pub(super) fn has_zero_terminal_snr(file: &TensorFile) -> bool {
 
 /// Whether the file holds the schedule's `alphas_cumprod` and its last number is none to speak of.
 fn ends_on_nothing(file: &TensorFile) -> bool {
-    let read = |name: &str| file.tensor(name).ok()?.f_to_kind(Kind::Double).ok();
+    let read = |name: &str| in_f64_on_cpu(&file.tensor(name).ok()?).ok();
     let Some(all) = read("alphas_cumprod").filter(|all| all.dim() == 1 && all.numel() > 1) else {
         return false;
     };

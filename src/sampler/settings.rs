@@ -52,15 +52,14 @@ impl Clip {
     }
 
     pub(super) fn check(self) -> Result<()> {
+        let holds = |bound: f64| bound <= LARGEST || bound == f64::INFINITY;
         let good = match self {
             Self::Off => true,
-            Self::Range(range) => range > 0. && range <= LARGEST,
-            Self::Dynamic { ratio, max } => {
-                (0. ..=1.).contains(&ratio) && (1. ..=LARGEST).contains(&max)
-            }
+            Self::Range(range) => range > 0. && holds(range),
+            Self::Dynamic { ratio, max } => (0. ..=1.).contains(&ratio) && max >= 1. && holds(max),
         };
         let expected = format!(
-            "a range above 0; a ratio of 0 to 1 and a largest threshold of 1 or more; both at most {LARGEST}"
+            "a range above 0; a ratio of 0 to 1 and a largest threshold of 1 or more; both at most {LARGEST}, or infinite"
         );
         if good { Ok(()) } else { Err(Error::argument("clip", expected, format!("{self:?}"))) }
     }

@@ -47,13 +47,17 @@ impl fmt::Debug for Scenes {
 }
 
 impl Scenes {
+    /// The largest side.
+    pub const LARGEST: usize = 1024;
+
     /// Scenes of `size` x `size` pixels.
     ///
     /// # Errors
     /// A size outside 16 to 1024; a sprite that cannot be read.
     pub fn new(size: usize) -> Result<Self> {
-        if !(16..=1024).contains(&size) {
-            return Err(Error::argument("the scenes' size", "16 to 1024 pixels", size));
+        if !(16..=Self::LARGEST).contains(&size) {
+            let expected = format!("16 to {} pixels", Self::LARGEST);
+            return Err(Error::argument("the scenes' size", expected, size));
         }
         Ok(Self { size, sprites: Sprites::new(2 * size)?, held_out: HeldOut::fixed()? })
     }

@@ -80,9 +80,11 @@ fn a_function_fits_on_a_page() {
 
 #[test]
 fn one_file_writes_results() {
-    // A log and a download are appended to, a lock is empty, and a report's file lies in a new folder.
-    const OTHERS: [&str; 4] = [
+    // A log, a download and a notebook's last error are appended to, a lock is empty, and a report's file lies in a new
+    // folder.
+    const OTHERS: [&str; 5] = [
         "train/loss_log.rs",
+        "notebook/cell_errors.rs",
         "checkpoint/hub/partial_file.rs",
         "checkpoint/hub/cache.rs",
         "checkpoint/hub/header.rs",
