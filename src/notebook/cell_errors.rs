@@ -57,7 +57,7 @@ pub(super) fn tell(panic: &PanicHookInfo<'_>) {
         let _ = std::fs::write(folder.join(LAST_ERROR), format!("{panic}\n\n{frames:?}"));
     }
     let mut told = format!("error: {}\n", sentence(said));
-    for line in lines_of_cell(&frames) {
+    for line in lines_of_cell(panic, &frames) {
         told += &format!("  at: {line}\n");
     }
     eprintln!("{told}{MORE}");
@@ -88,13 +88,16 @@ fn plain(sentence: &str) -> String {
 }
 
 /// The lines of the notebook that were being run, the innermost first: of a function, and of the cell that calls it.
-fn lines_of_cell(frames: &Backtrace) -> Vec<String> {
+fn lines_of_cell(panic: &PanicHookInfo<'_>, frames: &Backtrace) -> Vec<String> {
     let Some(file) = folder().map(|folder| folder.join("src/lib.rs")) else { return Vec::new() };
     let code = std::fs::read_to_string(&file).unwrap_or_default();
     let code: Vec<&str> = code.lines().collect();
     let symbols = frames.frames().iter().flat_map(|frame| frame.symbols());
     let numbers = symbols.filter(|s| s.filename().is_some_and(|name| is_cell(name, &file)));
     let numbers = numbers.filter_map(|symbol| symbol.lineno());
+    // A panic of Rust's own knows its line, also where the compiler has left no frame.
+    let own = panic.location().filter(|place| is_cell(place.file().as_ref(), &file));
+    let numbers = own.map(|place| place.line()).into_iter().chain(numbers);
     let mut lines: Vec<String> = Vec::new();
     for line in numbers.filter_map(|n| code.get((n as usize).checked_sub(1)?)) {
         let line = line.trim().to_owned();

@@ -88,6 +88,7 @@ CELLS = (
     ("let product = apple.latents.f_matmul(&apple.image)?;", message("two tensors' shapes do not fit", lines=2), ()),
     ("diffuscope::notebook::last_error()", lambda shown: shown.is_clean() and "\nframe #1: " in shown.printed, ()),
     ("let numbers = vec![1, 2];\nlet i = 2;\nlet third = numbers[i];", message("at: let third = numbers[i];"), ()),
+    ("let none: Option<i64> = None;\nnone.unwrap()", message("at: none.unwrap()"), ()),
     (
         'let euler: Sampler = "euler".parse()?;\n'
         'model.generate(&Request { sampler: Some(euler), ..Request::new("a red apple on the grass") })?',
