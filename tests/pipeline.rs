@@ -501,6 +501,11 @@ fn what_a_family_needs_and_what_it_cannot_use_is_named() -> Result<()> {
         ("lcm", Request { seeds: vec![1], ..plain() }, "seeds: expected 2"),
         ("lcm", sdxl(Sdxl { negative_prompt_2: Some("a".into()), ..Sdxl::default() }), "prompts_2"),
         ("sdxl", Request { clip_skip: 2.into(), ..small() }, "clip_skip: expected at most 2"),
+        (
+            "sdxl",
+            Request { clip_skip: usize::MAX.into(), ..small() },
+            "clip_skip: expected at most",
+        ),
     ] {
         let message =
             opened(&format!("families/{folder}"))?.generate(&request).unwrap_err().to_string();

@@ -226,7 +226,7 @@ impl StableDiffusion {
             };
             let first = self.text_encoder.forward(&first)?;
             let second = encoder_2.forward(&tokenizer_2.encode(prompt_2)?.tensor())?;
-            let states = [&first, &second].map(|out| out.state_before(1 + clip_skip));
+            let states = [&first, &second].map(|out| out.state_before(clip_skip.saturating_add(1)));
             let [first, second_state] = states;
             let context = Tensor::f_cat(&[first?, second_state?], -1)?;
             Ok(EncodedText { encodings, context, text_embeds: second.text_embeds })
