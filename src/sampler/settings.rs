@@ -142,9 +142,20 @@ mod tests {
         assert!(got.get(1).equal(&x.get(1)));
         let got = Clip::Dynamic { ratio: 1., max: 2. }.apply(x.shallow_clone())?;
         assert!(got.get(0).equal(&(x.get(0).clamp(-2., 2.) / 2.)));
-        for far in [1e5, 1e300, f64::INFINITY, f64::NAN] {
+        for far in [1e5, 1e300, f64::NAN] {
             assert!(Clip::Range(far).check().is_err(), "{far}");
             assert!(Clip::Dynamic { ratio: 0.5, max: far }.check().is_err(), "{far}");
+        }
+        // No bound at all, as some files write it.
+        for kind in [Kind::Float, Kind::Half] {
+            let x = x.to_kind(kind);
+            for none in
+                [Clip::Range(f64::INFINITY), Clip::Dynamic { ratio: 1., max: f64::INFINITY }]
+            {
+                none.check()?;
+                assert!(none.apply(x.shallow_clone())?.isfinite().all().int64_value(&[]) == 1);
+            }
+            assert!(Clip::Range(f64::INFINITY).apply(x.shallow_clone())?.equal(&x));
         }
         let one = Tensor::from_slice(&[1f32]);
         assert!(Clip::Dynamic { ratio: 0.5, max: 1. }.apply(one.get(0)).is_err(), "no batch");

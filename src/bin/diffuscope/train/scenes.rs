@@ -25,10 +25,13 @@ impl TrainingScenes {
         if !(1..=MOST_SCENES).contains(&count) {
             return Err(Error::argument("--scenes", format!("1 to {MOST_SCENES}"), count));
         }
-        // The pixels, and their copies in another order. Large sprites take a minute: this comes first.
-        let bytes = 9. * count as f64 * (size.min(Scenes::LARGEST) as f64).powi(2);
-        check_memory(Device::Cpu, format!("{count} scenes of {size} pixels"), bytes)
-            .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))?;
+        // Large sprites take a minute: memory comes first.
+        if size <= Scenes::LARGEST {
+            // The pixels, and their copies in another order.
+            let bytes = 9. * count as f64 * (size as f64).powi(2);
+            check_memory(Device::Cpu, format!("{count} scenes of {size} pixels"), bytes)
+                .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))?;
+        }
         let scenes = Scenes::new(size)?;
         let bar = bar(count as u64, "composing scenes {bar:30} {pos}/{len} {eta}");
         let mut pixels = Vec::with_capacity(count * size * size * 3);
