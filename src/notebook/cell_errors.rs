@@ -47,6 +47,11 @@ fn folder() -> Option<PathBuf> {
     std::env::var_os("EVCXR_TMPDIR").map(PathBuf::from)
 }
 
+/// A kernel's folder is used again: the error of an earlier notebook is not this one's.
+pub(super) fn forget() {
+    let _ = folder().map(|folder| std::fs::remove_file(folder.join(LAST_ERROR)));
+}
+
 /// Tells of a panic in a cell.
 pub(super) fn tell(panic: &PanicHookInfo<'_>) {
     let frames = Backtrace::new();

@@ -26,5 +26,6 @@ extern "C" fn at_load() {
     // SAFETY: the kernel waits for this call; no other thread of the process looks at its variables.
     unsafe { std::env::set_var(STARTED, process) };
     std::mem::forget(SharedCores::watch());
+    cell_errors::forget();
     cell_errors::shorten_stderr();
 }

@@ -176,23 +176,13 @@ mod tests {
     #[test]
     fn an_autoencoder_grows_by_an_outer_level() -> Result<()> {
         let config = |widths: &[i64]| VaeConfig {
-            in_channels: 3,
-            out_channels: 3,
-            latent_channels: 4,
             block_out_channels: widths.to_vec(),
             down_block_types: vec!["DownEncoderBlock2D".into(); widths.len()],
             up_block_types: vec!["UpDecoderBlock2D".into(); widths.len()],
-            layers_per_block: 1,
             norm_num_groups: 4,
-            act_fn: "silu".into(),
             sample_size: 16,
             scaling_factor: 1.,
-            shift_factor: None,
-            use_quant_conv: true,
-            use_post_quant_conv: true,
-            mid_block_add_attention: true,
-            force_upcast: false,
-            latents_mean: None,
+            ..VaeConfig::default()
         };
         let shapes = |widths: &[i64]| -> Result<std::collections::HashMap<String, Vec<i64>>> {
             let params = Params::fresh(Kind::Float, Device::Cpu);

@@ -62,6 +62,7 @@ def stopped(shown):
 CELLS = (
     ("Schedule::cosine(1000)?", picture("Schedule of 1000 timesteps"), ()),
     ("let model = StableDiffusion::tiny()?;", nothing, ()),
+    ("diffuscope::notebook::last_error()", lambda shown: "There was no error" in shown.printed, ()),
     ("&model.schedule", picture("Schedule of 1000 timesteps"), ()),
     (
         'let apple = model.generate(&Request::new("a red apple on the grass"))?;\n&apple',

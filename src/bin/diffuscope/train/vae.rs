@@ -43,23 +43,14 @@ pub struct VaeArgs {
 pub fn run(args: VaeArgs) -> Result<()> {
     let levels = args.widths.len();
     let config = VaeConfig {
-        in_channels: 3,
-        out_channels: 3,
-        latent_channels: 4,
         block_out_channels: args.widths.clone(),
         down_block_types: vec!["DownEncoderBlock2D".into(); levels],
         up_block_types: vec!["UpDecoderBlock2D".into(); levels],
         layers_per_block: args.layers,
         norm_num_groups: args.groups,
-        act_fn: "silu".into(),
         sample_size: args.common.size as i64,
         scaling_factor: 1.,
-        shift_factor: None,
-        use_quant_conv: true,
-        use_post_quant_conv: true,
-        mid_block_add_attention: true,
-        force_upcast: false,
-        latents_mean: None,
+        ..VaeConfig::default()
     };
     let settings = args.common.settings()?;
     let scenes = TrainingScenes::compose(&args.common)?;
