@@ -263,8 +263,7 @@ fn markdown(table: &BTreeMap<String, Row>, said: &str) -> String {
          A cell has the largest difference of any element of the last sample under leading, linspace and trailing spacing,\n\
          once where they are alike. A dot: not asked, because the class has no such option. All ran with\n\
          `PlanSettings::as_diffusers`, whose documentation says where that matters. The model hardly depends on the\n\
-         timestep that it is told: the figures do not show that with exponential and beta sigmas diffusers, in f32, tells a\n\
-         network of DPM-Solver, UniPC and DEIS 998 where the first sigma is that of 999, which is told here.\n\n\
+         timestep that it is told; [samplers_embedded.md](samplers_embedded.md) has the figures of a network, which does.\n\n\
          Written by `DIFFUSCOPE_TABLE=docs/samplers.md cargo test --test sampler`; the numbers of diffusers are those of\n\
          `tests/golden/make.py`.\n\n{notes}\n\
          | diffusers' class | options |{heads}\n|---|---|{}\n{}\n",
