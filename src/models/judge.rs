@@ -163,16 +163,18 @@ impl Judge {
         &self.config
     }
 
-    /// The feature map of every level: `[B, widths[i], side / 2^(i + 1), side / 2^(i + 1)]` for level i.
+    /// The feature map of every level: `[B, widths[i], H / 2^(i + 1), W / 2^(i + 1)]` for level i.
     ///
     /// # Shapes
-    /// `image` [B, 3, H, W] in [-1, 1], with H and W equal to the configuration's `sample_size`.
+    /// `image` [B, 3, H, W] in [-1, 1]; the levels are convolutions, so sides may be any multiple of 2^levels.
     /// # Errors
-    /// Pictures of another size.
+    /// Sides that the levels cannot halve.
     pub fn feature_maps(&self, image: &Tensor) -> Result<Vec<Tensor>> {
-        let (size, side) = (image.size(), self.config.sample_size);
-        if size.len() != 4 || size[1..] != [3, side, side] {
-            return Err(Error::shape("image", format!("[B, 3, {side}, {side}]"), &size));
+        let (size, whole) = (image.size(), 1 << self.levels.len());
+        let halves = |side: &i64| *side > 0 && side % whole == 0;
+        if size.len() != 4 || size[1] != 3 || !size[2..].iter().all(halves) {
+            let expected = format!("[B, 3, H, W] with sides that are multiples of {whole}");
+            return Err(Error::shape("image", expected, &size));
         }
         let doing = || format!("judging {} pictures on {}", size[0], device::name(self.device));
         guarded(doing, "judge fewer pictures at once", || {
@@ -193,6 +195,10 @@ impl Judge {
     /// # Errors
     /// Pictures of another size.
     pub fn forward(&self, image: &Tensor) -> Result<JudgeOutput> {
+        let (size, side) = (image.size(), self.config.sample_size);
+        if size.len() != 4 || size[1..] != [3, side, side] {
+            return Err(Error::shape("image", format!("[B, 3, {side}, {side}]"), &size));
+        }
         let h = self.feature_maps(image)?.pop().unwrap_or_else(|| image.shallow_clone());
         let h = self.norm.forward(&h).silu().flatten(1, -1);
         let features = self.features.forward(&h).silu();

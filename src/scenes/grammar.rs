@@ -295,26 +295,8 @@ pub fn caption(truth: &Truth, form: CaptionForm) -> String {
     text
 }
 
-/// Every word that captions use, sorted.
-pub fn vocabulary() -> Vec<String> {
-    let mut words: Vec<String> =
-        ["a", "an", "two", "three", "small", "left", "of", "above"].map(String::from).into();
-    words.extend(Colour::ALL.iter().map(|one| one.word().to_owned()));
-    words.extend(SpriteStyle::ALL.iter().map(|one| one.word().to_owned()));
-    for object in Object::ALL {
-        words.push(object.word().to_owned());
-        words.push(object.plural());
-    }
-    for background in Background::all() {
-        words.extend(background.phrase().split(' ').map(String::from));
-    }
-    words.sort();
-    words.dedup();
-    words
-}
-
 /// With the indefinite article. No word here has a silent h or a u that sounds like a consonant.
-fn article(phrase: &str) -> String {
+pub(super) fn article(phrase: &str) -> String {
     let vowel = phrase.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {phrase}", if vowel { "an" } else { "a" })
 }

@@ -9,6 +9,7 @@ mod content;
 mod grammar;
 mod held_out;
 mod painting;
+mod phrasing;
 mod random;
 mod render;
 mod scene;
@@ -17,9 +18,9 @@ mod sprites;
 
 pub use grammar::{
     Background, CaptionForm, Colour, Object, Relation, SpriteStyle, Thing, Truth, caption,
-    vocabulary,
 };
 pub use held_out::{HeldOut, Split};
+pub use phrasing::{paraphrase, vocabulary};
 pub use scene::{Scene, Scenes};
 pub use sheet::sheet;
 

@@ -196,3 +196,52 @@ fn seeds_keep_their_captions() {
     assert_eq!(said(13), "a house left of an orange diamond on a green background, 3d");
     assert_eq!(said(23), "two blue ladybugs on the sea, cartoon");
 }
+
+/// Words alone: what a person reads, without punctuation.
+fn words_of(text: &str) -> Vec<&str> {
+    text.trim_end_matches('.').split([' ', ',']).filter(|word| !word.is_empty()).collect()
+}
+
+#[test]
+fn paraphrases_say_what_is_true_in_words_that_are_known() {
+    let known: HashSet<String> = vocabulary().into_iter().collect();
+    let (mut used, mut different) = (HashSet::new(), HashSet::new());
+    let truths = truths(Split::Any, 60_000);
+    for (i, (_, truth)) in truths.iter().enumerate() {
+        let form = CaptionForm { style: i % 3 > 0, white: i % 2 > 0 };
+        let text = paraphrase(truth, form, i as u64);
+        let words = words_of(&text);
+        for pair in words.windows(2) {
+            let vowel = pair[1].starts_with(['a', 'e', 'i', 'o', 'u']);
+            assert!(pair[0] != "a" || !vowel, "{text}");
+            assert!(pair[0] != "an" || vowel, "{text}");
+        }
+        assert!(!text.contains(['{', '}']) && !text.contains("  "), "{text}");
+        let has = |word: &str| words.contains(&word);
+        for &style in SpriteStyle::ALL {
+            let said = words.iter().any(|word| {
+                word.starts_with(style.word())
+                    || (style == SpriteStyle::Cartoon && *word == "comic")
+            });
+            assert_eq!(said, form.style && style == truth.style, "{text}: {truth:?}");
+        }
+        // Exact colours of things can be told from those of backgrounds by what the truth says in all.
+        for &colour in Colour::ALL {
+            let in_truth = truth.objects.iter().any(|t| t.colour == Some(colour))
+                || truth.background == Background::Plain(colour);
+            let meadow = colour == Colour::Green && truth.background == Background::Grass;
+            assert!(!has(colour.word()) || in_truth || meadow, "{text}: {truth:?}");
+        }
+        assert!(
+            !["small", "tiny", "little", "mini"].iter().any(|w| has(w)) || truth.small,
+            "{text}"
+        );
+        used.extend(words.iter().map(|word| (*word).to_owned()));
+        different.insert(text.clone());
+    }
+    let unknown: Vec<_> = used.difference(&known).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let unused: Vec<_> = known.difference(&used).collect();
+    assert!(unused.is_empty(), "{unused:?}");
+    assert!(different.len() > 55_000, "{}", different.len());
+}

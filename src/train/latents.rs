@@ -61,6 +61,16 @@ impl CaptionedLatents {
         })
     }
 
+    /// Several of them as one.
+    ///
+    /// # Errors
+    /// None of them; latents of several sizes.
+    pub fn cat(parts: &[Self]) -> Result<Self> {
+        let all =
+            |of: fn(&Self) -> &Tensor| Tensor::f_cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
+        Ok(Self { latents: all(|part| &part.latents)?, ids: all(|part| &part.ids)? })
+    }
+
     /// Writes them, marked with the `source` that they were encoded from.
     ///
     /// # Errors

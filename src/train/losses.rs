@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::check::alike;
+use crate::check::{alike, same_shape};
 use crate::models::judge::Judge;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
@@ -52,18 +52,39 @@ pub(super) fn edge_loss(a: &Tensor, b: &Tensor) -> Tensor {
 }
 
 /// The distance of two pictures in a judge's feature maps, where small details such as eyes count more than in
-/// pixels.
+/// pixels: at the pictures' own size, where the judge sees the finest details, and at every half of it down to the
+/// judge's, where it sees whole things.
 ///
 /// ```text
-/// sum over levels l of  mean over places |f_l(a) / |f_l(a)| - f_l(b) / |f_l(b)||^2
+/// mean over sizes  sum over levels l of  mean over places |f_l(a) / |f_l(a)| - f_l(b) / |f_l(b)||^2
 /// ```
 /// Zhang et al. 2018, eq. 1, with equal weights for all channels and the judge as the network.
 ///
 /// # Shapes
-/// `a`, `b` [B, 3, H, W] in [-1, 1], of the judge's size; only `a` gets a gradient.
+/// `a`, `b` [B, 3, H, W] in [-1, 1], of the judge's size or a power of 2 times it; only `a` gets a gradient.
 /// # Errors
 /// Pictures of another size.
 pub fn perceptual_loss(judge: &Judge, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    same_shape("the pictures", a, b)?;
+    let (size, side) = (a.size(), judge.config().sample_size);
+    let times = size.get(2).map_or(0, |height| height / side);
+    let known = size.len() == 4 && size[2..] == [side * times; 2];
+    if !known || times.count_ones() != 1 {
+        let expected = format!("[B, 3, {side}, {side}], or a power of 2 times that size");
+        return Err(Error::shape("the pictures", expected, &size));
+    }
+    let (mut a, mut b) = (a.shallow_clone(), b.shallow_clone());
+    let mut distances = vec![feature_distance(judge, &a, &b)?];
+    while a.size()[2] > side {
+        let half = |x: &Tensor| x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>);
+        (a, b) = (half(&a), half(&b));
+        distances.push(feature_distance(judge, &a, &b)?);
+    }
+    Ok(Tensor::stack(&distances, 0).mean(Kind::Float))
+}
+
+/// How far two pictures are apart in the judge's feature maps, of one size.
+fn feature_distance(judge: &Judge, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let unit = |x: &Tensor| {
         let x = x.to_kind(Kind::Float);
         let norm = (x.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float) + 1e-6).sqrt();
@@ -105,14 +126,20 @@ mod tests {
         let config = crate::eval::questions::judge_config(32);
         let params = crate::models::params::Params::fresh(Kind::Float, Device::Cpu);
         let judge = crate::noise::with_seed(1, || Judge::new(&params, &config))?;
-        let picture = |seed| crate::noise::standard_normal(&[1, 3, 32, 32], seed);
-        let (a, b) = (picture(1)?.set_requires_grad(true), picture(2)?);
-        assert_eq!(perceptual_loss(&judge, &b, &b)?.double_value(&[]), 0.);
-        let loss = perceptual_loss(&judge, &a, &b)?;
-        loss.backward();
-        let nearer = no_grad(|| &a - a.grad() / a.grad().norm());
-        let less = perceptual_loss(&judge, &nearer, &b)?;
-        assert!(less.double_value(&[]) < 0.98 * loss.double_value(&[]), "{less} after {loss}");
+        let picture = |side, seed| crate::noise::standard_normal(&[1, 3, side, side], seed);
+        for side in [32, 128] {
+            let (a, b) = (picture(side, 1)?.set_requires_grad(true), picture(side, 2)?);
+            assert_eq!(perceptual_loss(&judge, &b, &b)?.double_value(&[]), 0.);
+            let loss = perceptual_loss(&judge, &a, &b)?;
+            loss.backward();
+            let nearer = no_grad(|| &a - a.grad() / a.grad().norm() * (side as f64 / 32.));
+            let less = perceptual_loss(&judge, &nearer, &b)?;
+            assert!(less.double_value(&[]) < 0.98 * loss.double_value(&[]), "{less} after {loss}");
+        }
+        for side in [16, 48, 96] {
+            let (a, b) = (picture(side, 1)?, picture(side, 2)?);
+            assert!(perceptual_loss(&judge, &a, &b).is_err(), "{side}");
+        }
         Ok(())
     }
 }

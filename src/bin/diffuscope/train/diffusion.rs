@@ -14,7 +14,7 @@ use tch::Kind;
 
 use super::args::TrainArgs;
 use super::progress::show_progress;
-use super::scenes::TrainingScenes;
+use super::scenes::{Composer, TrainingScenes};
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -118,14 +118,19 @@ fn captioned_latents(
     let sum = TensorFile::open(&weights)?.metadata().get("crc32").cloned().unwrap_or_default();
     let TrainArgs { scenes, size, seed, out, .. } = &args.common;
     let kind = settings.kind;
-    let source = format!("{scenes} scenes of {size} pixels, seed {seed}, VAE {sum}, {kind:?}");
+    let source =
+        format!("{scenes} scenes of {size} pixels, paraphrased, seed {seed}, VAE {sum}, {kind:?}");
     let path = out.join("latents.safetensors");
     if let Some(latents) = CaptionedLatents::load(&path, &source)? {
         return Ok(latents);
     }
-    let scenes = TrainingScenes::compose(&args.common)?;
-    eprintln!("encoding {} scenes", scenes.captions.len());
-    let latents = CaptionedLatents::encode(&scenes.pictures, &scenes.captions, &vae, tokenizer)?;
+    // The pictures of all of them at once would take gigabytes.
+    let part = |scenes: Result<TrainingScenes>| {
+        let TrainingScenes { pictures, captions, .. } = scenes?;
+        CaptionedLatents::encode(&pictures, &captions, &vae, tokenizer)
+    };
+    let parts = Composer::new(&args.common)?.parts(4096).map(part).collect::<Result<Vec<_>>>()?;
+    let latents = CaptionedLatents::cat(&parts)?;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     latents.save(&path, &source)?;
     Ok(latents)

@@ -1,8 +1,13 @@
 //! The scenes that are trained on.
 
+use std::ops::Range;
+use std::thread;
+
 use diffuscope::device::check_memory;
-use diffuscope::scenes::{Scenes, Split, Truth};
+use diffuscope::picture::Rgb8;
+use diffuscope::scenes::{Scenes, Split, Truth, paraphrase};
 use diffuscope::{Error, Result, interrupt};
+use indicatif::ProgressBar;
 use tch::{Device, Tensor};
 
 use super::args::TrainArgs;
@@ -11,43 +16,99 @@ use crate::terminal::bar;
 /// The most scenes of one training, or one evaluation of it.
 pub const MOST_SCENES: usize = 10_000_000;
 
-/// Pictures, with their captions and truths. None of them shows a held-out combination.
+/// Composes pictures, with their captions and truths. None of them shows a held-out combination.
+pub struct Composer {
+    scenes: Scenes,
+    count: usize,
+    seed: u64,
+    bar: ProgressBar,
+}
+
+/// Some of them.
 pub struct TrainingScenes {
     /// u8 [N, 3, size, size]
     pub pictures: Tensor,
+    /// Half of them in the grammar's own words, half as other people would say it.
     pub captions: Vec<String>,
     pub truths: Vec<Truth>,
 }
 
-impl TrainingScenes {
-    pub fn compose(args: &TrainArgs) -> Result<Self> {
+impl Composer {
+    pub fn new(args: &TrainArgs) -> Result<Self> {
         let &TrainArgs { scenes: count, size, seed, .. } = args;
         if !(1..=MOST_SCENES).contains(&count) {
             return Err(Error::argument("--scenes", format!("1 to {MOST_SCENES}"), count));
         }
         // Large sprites take a minute: memory comes first.
         if size <= Scenes::LARGEST {
-            // The pixels, and their copies in another order.
-            let bytes = 9. * count as f64 * (size as f64).powi(2);
-            check_memory(Device::Cpu, format!("{count} scenes of {size} pixels"), bytes)
-                .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))?;
+            check_memory_for(1, size)?;
         }
-        let scenes = Scenes::new(size)?;
         let bar = bar(count as u64, "composing scenes {bar:30} {pos}/{len} {eta}");
-        let mut pixels = Vec::with_capacity(count * size * size * 3);
-        let (mut captions, mut truths) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for i in 0..count {
-            interrupt::check(|| format!("after {i} of {count} scenes"))?;
-            let seed = seed.unsigned().wrapping_mul(1 << 32).wrapping_add(i as u64);
-            let scene = scenes.scene(seed, Split::Train)?;
-            pixels.extend_from_slice(&scene.picture.pixels);
-            captions.push(scene.caption);
-            truths.push(scene.truth);
-            bar.inc(1);
-        }
-        bar.finish();
-        let (n, side) = (count as i64, size as i64);
-        let pictures = Tensor::from_slice(&pixels).view([n, side, side, 3]).permute([0, 3, 1, 2]);
-        Ok(Self { pictures: pictures.contiguous(), captions, truths })
+        Ok(Self { scenes: Scenes::new(size)?, count, seed: seed.unsigned(), bar })
     }
+
+    /// All of them.
+    pub fn all(&self) -> Result<TrainingScenes> {
+        check_memory_for(self.count, self.scenes.size())?;
+        self.compose(0..self.count)
+    }
+
+    /// All of them, `many` at a time.
+    pub fn parts(&self, many: usize) -> impl Iterator<Item = Result<TrainingScenes>> {
+        let part = move |start| self.compose(start..self.count.min(start + many));
+        (0..self.count).step_by(many).map(part)
+    }
+
+    /// Composes these, on all cores.
+    fn compose(&self, range: Range<usize>) -> Result<TrainingScenes> {
+        interrupt::check(|| format!("after {} of {} scenes", range.start, self.count))?;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let each = range.len().div_ceil(cores).max(1);
+        let shares = range.clone().step_by(each).map(|start| start..range.end.min(start + each));
+        let shares: Vec<Result<Vec<_>>> = thread::scope(|scope| {
+            let composed: Vec<_> = shares
+                .map(|share| scope.spawn(move || share.map(|i| self.scene(i)).collect()))
+                .collect();
+            composed
+                .into_iter()
+                .map(|core| core.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        let (mut pixels, mut captions, mut truths) = (Vec::new(), Vec::new(), Vec::new());
+        for share in shares {
+            for (picture, caption, truth) in share? {
+                pixels.extend_from_slice(&picture.pixels);
+                captions.push(caption);
+                truths.push(truth);
+            }
+        }
+        let (n, side) = (truths.len() as i64, self.scenes.size() as i64);
+        let pictures = Tensor::from_slice(&pixels).view([n, side, side, 3]).permute([0, 3, 1, 2]);
+        Ok(TrainingScenes { pictures: pictures.contiguous(), captions, truths })
+    }
+
+    fn scene(&self, i: usize) -> Result<(Rgb8, String, Truth)> {
+        interrupt::check(|| format!("while {} scenes were composed", self.count))?;
+        let seed = self.seed.wrapping_mul(1 << 32).wrapping_add(i as u64);
+        let scene = self.scenes.scene(seed, Split::Train)?;
+        let caption = match i % 2 {
+            0 => scene.caption,
+            _ => paraphrase(&scene.truth, self.scenes.describe(seed, Split::Train)?.2, seed),
+        };
+        self.bar.inc(1);
+        Ok((scene.picture, caption, scene.truth))
+    }
+}
+
+impl Drop for Composer {
+    fn drop(&mut self) {
+        self.bar.finish();
+    }
+}
+
+/// Refuses more pictures than the memory holds: their pixels, and the copies of them in another order.
+fn check_memory_for(count: usize, size: usize) -> Result<()> {
+    let bytes = 9. * count as f64 * (size as f64).powi(2);
+    check_memory(Device::Cpu, format!("{count} scenes of {size} pixels"), bytes)
+        .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))
 }

@@ -9,7 +9,7 @@ use diffuscope::train::vae::{VaeLossWeights, train_vae};
 
 use super::args::TrainArgs;
 use super::progress::show_progress;
-use super::scenes::TrainingScenes;
+use super::scenes::Composer;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -53,7 +53,7 @@ pub fn run(args: VaeArgs) -> Result<()> {
         ..VaeConfig::default()
     };
     let settings = args.common.settings()?;
-    let scenes = TrainingScenes::compose(&args.common)?;
+    let scenes = Composer::new(&args.common)?.all()?;
     let VaeArgs { edge, kl, perceptual, judge, .. } = args;
     let weights = VaeLossWeights { edge, kl, perceptual, judge };
     let progress = show_progress(settings.steps);
