@@ -62,21 +62,33 @@ impl JudgedPicture {
     /// The object is right; in a pair both are, in either order.
     pub fn objects_match(&self) -> bool {
         let [first, second] = [Question::First, Question::Second];
-        let in_order = self.is_right(first) && self.is_right(second);
-        let swapped = self.is_pair()
-            && first.right_answer(&self.truth) == Some(self.answer(second) as usize)
-            && second.right_answer(&self.truth) == Some(self.answer(first) as usize);
-        in_order || swapped
+        (self.is_right(first) && self.is_right(second)) || self.swapped(first, second)
+    }
+
+    /// Whether both answers about a pair are right if its things changed places.
+    fn swapped(&self, first: Question, second: Question) -> bool {
+        let answers = |right: Question, asked: Question| {
+            right.right_answer(&self.truth).is_none_or(|right| right as i64 == self.answer(asked))
+        };
+        self.is_pair() && answers(first, second) && answers(second, first)
     }
 
     /// The objects are right, and so is every colour that the caption names.
     pub fn colours_match(&self) -> bool {
-        self.objects_match()
-            && [Question::FirstColour, Question::SecondColour].into_iter().all(|q| self.is_right(q))
+        let [first, second] = [Question::FirstColour, Question::SecondColour];
+        if self.is_right(Question::First) && self.is_right(Question::Second) {
+            return self.is_right(first) && self.is_right(second);
+        }
+        self.objects_match() && self.swapped(first, second)
     }
 
-    /// The count and the size of a thing, or the relation and the order of a pair, are right.
+    /// The count and the size of a thing, or the relation and the order of a pair, are right. Where the caption does not
+    /// say the relation, any pair is.
     pub fn arrangement_matches(&self) -> bool {
+        if self.is_pair() && !self.form.relation {
+            let pairs = [Layout::LeftOf, Layout::Above].map(|layout| layout as i64);
+            return pairs.contains(&self.answer(Question::Layout));
+        }
         let ordered = [Question::First, Question::Second].into_iter().all(|q| self.is_right(q));
         self.is_right(Question::Layout) && (!self.is_pair() || ordered)
     }
@@ -85,10 +97,9 @@ impl JudgedPicture {
     pub fn mistakes(&self) -> Vec<&'static str> {
         let arranged = if self.is_pair() { "relation" } else { "count or size" };
         let style = !self.form.style || self.is_right(Question::Style);
-        let colours = [Question::FirstColour, Question::SecondColour];
         [
             (self.objects_match(), "object"),
-            (!self.objects_match() || colours.into_iter().all(|q| self.is_right(q)), "colour"),
+            (!self.objects_match() || self.colours_match(), "colour"),
             (!self.objects_match() || self.arrangement_matches(), arranged),
             (self.is_right(Question::Background), "background"),
             (style, "style"),
@@ -151,12 +162,12 @@ pub fn composition(judged: &[JudgedPicture], held_out: &HeldOut) -> Composition 
 mod tests {
     use super::*;
     use crate::eval::questions::labels;
-    use crate::scenes::{Scenes, Split};
+    use crate::scenes::{Colour, Object, Scenes, Split, Thing};
 
     #[test]
     fn right_answers_score_everything_and_each_wrong_one_costs_its_own() -> Result<()> {
         let scenes = Scenes::new(16)?;
-        let all = CaptionForm { style: true, white: true };
+        let all = CaptionForm { style: true, white: true, relation: true };
         let truths: Vec<(Truth, CaptionForm)> = (0..600)
             .map(|seed| Ok((scenes.describe(seed, Split::Any)?.1, all)))
             .collect::<Result<_>>()?;
@@ -210,11 +221,40 @@ mod tests {
         let truth = truth.into_iter().find(|t| t.relation.is_some()).unwrap();
         let right = labels(std::slice::from_ref(&truth));
         let turned = right.index_select(1, &Tensor::from_slice(&[0i64, 2, 1, 4, 3, 5, 6]));
-        let form = CaptionForm { style: true, white: true };
+        let form = CaptionForm { style: true, white: true, relation: true };
         let judged = &JudgedPicture::from_answers(&[(truth, form)], &turned)?[0];
         assert!(judged.objects_match() && !judged.arrangement_matches());
-        assert!(!judged.matches_caption());
-        assert!(judged.mistakes().contains(&"relation") && !judged.mistakes().contains(&"object"));
+        assert!(judged.colours_match() && !judged.matches_caption());
+        assert_eq!(judged.mistakes(), ["relation"]);
+
+        // "A and B" is right either way round, beside or above each other, but not as one thing.
+        let form = CaptionForm { relation: false, ..judged.form };
+        let loose = |answers: &Tensor| -> Result<JudgedPicture> {
+            let truths = [(judged.truth.clone(), form)];
+            Ok(JudgedPicture::from_answers(&truths, answers)?.remove(0))
+        };
+        assert!(loose(&right)?.matches_caption() && loose(&turned)?.matches_caption());
+        let layout = |layout: Layout| {
+            let other = turned.copy();
+            let _ = other.narrow(1, Question::Layout as i64, 1).fill_(layout as i64);
+            other
+        };
+        assert!(loose(&layout(Layout::LeftOf))?.matches_caption());
+        assert!(loose(&layout(Layout::Above))?.matches_caption());
+        assert_eq!(loose(&layout(Layout::Two))?.mistakes(), ["relation"]);
+
+        // Each colour stays with its thing.
+        let thing = |object, colour| Thing { object, colour: Some(colour) };
+        let objects = vec![thing(Object::Fish, Colour::Red), thing(Object::Key, Colour::Blue)];
+        let truths = [(Truth { objects, ..judged.truth.clone() }, form)];
+        let answers = |colours: [Colour; 2]| -> Result<bool> {
+            let turned = turned.copy();
+            let row =
+                [Object::Key as i64, Object::Fish as i64, colours[0] as i64, colours[1] as i64];
+            turned.narrow(1, 1, 4).copy_(&Tensor::from_slice(&row).view([1, 4]));
+            Ok(JudgedPicture::from_answers(&truths, &turned)?[0].colours_match())
+        };
+        assert!(answers([Colour::Blue, Colour::Red])? && !answers([Colour::Red, Colour::Blue])?);
         Ok(())
     }
 }

@@ -24,6 +24,9 @@ impl Looks for SettingScores {
             ("Fréchet distance", format!("{distance} ± {deviation}")),
             ("diversity", Digits(self.diversity).to_string()),
         ];
+        let valid =
+            self.valid.map(|share| ("some scene, whatever is asked for", format!("{share:?}")));
+        let others = others.into_iter().chain(valid);
         let others = others.map(|(name, value)| vec![name.to_owned(), value]);
         Ok(Look::table(&matches(caption, &self.prompt_match).rows(others)))
     }

@@ -9,5 +9,7 @@ pub mod distances;
 #[cfg(feature = "scenes")]
 pub mod questions;
 pub mod scores;
+#[cfg(feature = "scenes")]
+pub mod validity;
 
 pub use curves::score_curves;

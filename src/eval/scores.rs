@@ -137,6 +137,10 @@ pub struct SettingScores {
     /// The mean distance between the features of one prompt's pictures, divided by that of one caption's true
     /// scenes.
     pub diversity: f64,
+    /// The share of pictures that are some scene, whatever the caption says: see [`super::validity::Validity`]. `None` in
+    /// files that are older than this measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<Share>,
     /// Whether pictures are copies of training pictures, if that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memorisation: Option<Memorisation>,
@@ -163,6 +167,9 @@ pub struct Scores {
     pub judge: String,
     /// Which captions: `train`, `held-out` or `any`.
     pub split: String,
+    /// The file that the captions are from, if they are not the grammar's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captions: Option<String>,
     /// The number of pictures of each of [`Scores::drawn`].
     pub count: usize,
     /// The seed of the captions and of the noise.

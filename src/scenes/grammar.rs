@@ -250,26 +250,30 @@ pub struct Truth {
 
 /// Which of the optional parts a caption has. It is true of the picture in every form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CaptionForm {
     /// Say the style.
     pub style: bool,
     /// Say that the background is white; captions always say other backgrounds.
     pub white: bool,
+    /// Say where the things of a pair are, and not only that both are there.
+    pub relation: bool,
 }
 
 /// The caption of a scene.
 ///
 /// ```text
-/// [a small | a | two | three] [colour] object [left of | above] [a colour object] [background], style
+/// [a small | a | two | three] [colour] object [left of | above | and] [a colour object] [background], style
 /// ```
 pub fn caption(truth: &Truth, form: CaptionForm) -> String {
     let mut text = String::new();
     for (i, thing) in truth.objects.iter().enumerate() {
         if i == 1 {
-            text.push_str(truth.relation.map_or(" and ", |r| match r {
-                Relation::LeftOf => " left of ",
-                Relation::Above => " above ",
-            }));
+            text.push_str(match truth.relation.filter(|_| form.relation) {
+                Some(Relation::LeftOf) => " left of ",
+                Some(Relation::Above) => " above ",
+                None => " and ",
+            });
         }
         let mut words: Vec<&str> = Vec::new();
         words.extend((truth.small && i == 0).then_some("small"));

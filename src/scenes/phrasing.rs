@@ -18,7 +18,14 @@ const OF_THAT_COLOUR: Phrases = &["that is {c}", "in {c}", "which is {c}", "of {
 const OF_THOSE_COLOURS: Phrases = &["that are {c}", "in {c}", "which are {c}", "all {c}"];
 
 /// Either way round.
-const BESIDE: Phrases = &["{a} next to {b}", "{b} next to {a}", "{a} beside {b}", "{b} beside {a}"];
+const BESIDE: Phrases = &[
+    "{a} next to {b}",
+    "{b} next to {a}",
+    "{a} beside {b}",
+    "{b} beside {a}",
+    "{a} and {b} side by side",
+    "{b} and {a} side by side",
+];
 const LEFT_OF: Phrases = &[
     "{a} left of {b}",
     "{a} to the left of {b}",
@@ -29,7 +36,6 @@ const LEFT_OF: Phrases = &[
     "{b} on the right of {a}",
     "{b} on the right and {a} on the left",
     "left {a}, right {b}",
-    "{a} and {b} side by side",
 ];
 const ABOVE: Phrases = &[
     "{a} above {b}",
@@ -309,8 +315,7 @@ fn style_phrases(style: SpriteStyle) -> (Phrases, Phrases) {
 }
 
 /// A caption of the scene as one of many people could type it; `seed` determines the words. It says of the scene what
-/// [`super::grammar::caption`] says in this form, and is as true; but where two things are said to be side by side, or
-/// only both to be there, their order is not said.
+/// [`super::grammar::caption`] says in this form, and is as true.
 pub fn paraphrase(truth: &Truth, form: CaptionForm, seed: u64) -> String {
     let mut random = Random::new(seed);
     let random = &mut random;
@@ -325,7 +330,7 @@ pub fn paraphrase(truth: &Truth, form: CaptionForm, seed: u64) -> String {
 
 /// "red apple, beach, cartoon"
 fn keywords(truth: &Truth, form: CaptionForm, says_place: bool, random: &mut Random) -> String {
-    let mut parts = vec![things(truth, true, random)];
+    let mut parts = vec![things(truth, form, true, random)];
     if says_place {
         parts.push(place(place_keywords(truth.background), truth.background, random));
     }
@@ -338,7 +343,7 @@ fn keywords(truth: &Truth, form: CaptionForm, says_place: bool, random: &mut Ran
 }
 
 fn sentence(truth: &Truth, form: CaptionForm, says_place: bool, random: &mut Random) -> String {
-    let mut subject = things(truth, false, random);
+    let mut subject = things(truth, form, false, random);
     let (before, after) = style_phrases(truth.style);
     let mut ending = None;
     let word = truth.style.word();
@@ -386,7 +391,7 @@ fn with_prefix(prefixes: Phrases, subject: &str, random: &mut Random) -> String 
 }
 
 /// What can be seen: one thing, some of a kind, or a pair.
-fn things(truth: &Truth, bare: bool, random: &mut Random) -> String {
+fn things(truth: &Truth, form: CaptionForm, bare: bool, random: &mut Random) -> String {
     let last = truth.objects.len().saturating_sub(1);
     let bare = bare || random.chance(12);
     let each: Vec<String> = truth
@@ -400,11 +405,11 @@ fn things(truth: &Truth, bare: bool, random: &mut Random) -> String {
         .collect();
     match (each.as_slice(), truth.relation) {
         ([a, b], Some(relation)) => {
-            let exact = if relation == Relation::LeftOf { LEFT_OF } else { ABOVE };
-            let phrases = match random.next() % 100 {
-                0..10 => TOGETHER,
-                10..22 if relation == Relation::LeftOf => BESIDE,
-                _ => exact,
+            let phrases = match (form.relation, relation) {
+                (true, Relation::LeftOf) => LEFT_OF,
+                (true, Relation::Above) => ABOVE,
+                (false, Relation::LeftOf) if random.chance(50) => BESIDE,
+                (false, _) => TOGETHER,
             };
             random.pick(phrases).unwrap_or_default().replace("{a}", a).replace("{b}", b)
         }

@@ -94,7 +94,8 @@ impl Scenes {
 
     fn say(&self, random: &mut Random, split: Split) -> Result<(String, Truth, CaptionForm)> {
         let truth = draw_truth(&self.held_out, random, split)?;
-        let form = CaptionForm { style: random.chance(85), white: random.chance(50) };
+        let form =
+            CaptionForm { style: random.chance(85), white: random.chance(50), relation: true };
         Ok((caption(&truth, form), truth, form))
     }
 

@@ -119,12 +119,12 @@ fn a_caption_reads_as_a_person_would_say_it() {
         background: Background::Plain(Colour::Blue),
         style: SpriteStyle::ThreeD,
     };
-    let full = CaptionForm { style: true, white: true };
+    let full = CaptionForm { style: true, white: true, relation: true };
     assert_eq!(caption(&truth, full), "a small orange umbrella on a blue background, 3d");
     let truth = Truth { small: false, count: 3, background: Background::White, ..truth };
     assert_eq!(caption(&truth, full), "three orange umbrellas on a white background, 3d");
     assert_eq!(
-        caption(&truth, CaptionForm { style: false, white: false }),
+        caption(&truth, CaptionForm { style: false, white: false, relation: true }),
         "three orange umbrellas"
     );
     let octopus = Thing { object: Object::Octopus, colour: None };
@@ -133,7 +133,7 @@ fn a_caption_reads_as_a_person_would_say_it() {
     let background = Background::Night;
     let truth = Truth { objects, count: 1, relation, background, ..truth };
     assert_eq!(
-        caption(&truth, CaptionForm { style: true, white: false }),
+        caption(&truth, CaptionForm { style: true, white: false, relation: true }),
         "an orange umbrella left of an octopus at night, 3d"
     );
 }
@@ -208,7 +208,7 @@ fn paraphrases_say_what_is_true_in_words_that_are_known() {
     let (mut used, mut different) = (HashSet::new(), HashSet::new());
     let truths = truths(Split::Any, 60_000);
     for (i, (_, truth)) in truths.iter().enumerate() {
-        let form = CaptionForm { style: i % 3 > 0, white: i % 2 > 0 };
+        let form = CaptionForm { style: i % 3 > 0, white: i % 2 > 0, relation: true };
         let text = paraphrase(truth, form, i as u64);
         let words = words_of(&text);
         for pair in words.windows(2) {

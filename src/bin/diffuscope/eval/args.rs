@@ -13,6 +13,7 @@ Examples:
   diffuscope eval --out scores
   diffuscope eval --guidance 0,1,2,3,5,7,10,15 --count 500 --out curve
   diffuscope eval --split held-out --out held-out
+  diffuscope eval --captions data/tiny/typed.jsonl --out typed
   diffuscope eval --autoencoder --model runs/vae/model --out scores
   diffuscope eval --model runs/diffusion/model --count 200 --dtype bf16 --out scores
 
@@ -42,6 +43,11 @@ pub struct EvalArgs {
     /// Which captions to use: those the training may have had, those held out of it, or any
     #[arg(long, value_enum, default_value_t = SplitOption::Any)]
     pub split: SplitOption,
+    /// Captions of your own instead of the grammar's: a file with a line {"caption", "truth", "form"} for each, as
+    /// `diffuscope scenes` writes captions.jsonl. "form" says what the caption says: {"style", "white", "relation"}, all
+    /// true where it is missing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["count", "split"])]
+    pub captions: Option<PathBuf>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Reverse steps; several numbers, separated by commas, are compared

@@ -3,6 +3,7 @@
 use diffuscope::Result;
 use diffuscope::eval::distances::{diversity, frechet_distance};
 use diffuscope::eval::questions::answers;
+use diffuscope::eval::validity::certainty;
 use diffuscope::models::judge::Judge;
 use diffuscope::noise::with_seed;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -16,20 +17,27 @@ pub struct Judged {
     pub features: Tensor,
     /// [N, 7]
     pub answers: Tensor,
+    /// `[N]`, how sure the judge is
+    pub certainty: Tensor,
 }
 
 /// Judges pictures, which are reduced to the judge's size.
 pub fn judge_pictures(judge: &Judge, images: &Tensor) -> Result<Judged> {
-    let (mut features, mut all_answers) = (Vec::new(), Vec::new());
+    let (mut features, mut all_answers, mut sure) = (Vec::new(), Vec::new(), Vec::new());
     let factor = images.size()[2] / judge.config().sample_size;
     for some in images.split(256, 0) {
         let sides = [factor, factor];
         let some = some.avg_pool2d(sides, sides, [0, 0], false, true, None::<i64>);
         let output = no_grad(|| judge.forward(&some))?;
         all_answers.push(answers(&output));
+        sure.push(certainty(&output));
         features.push(output.features.to_device(Device::Cpu));
     }
-    Ok(Judged { features: Tensor::cat(&features, 0), answers: Tensor::cat(&all_answers, 0) })
+    Ok(Judged {
+        features: Tensor::cat(&features, 0),
+        answers: Tensor::cat(&all_answers, 0),
+        certainty: Tensor::cat(&sure, 0),
+    })
 }
 
 /// The diversity of pictures, of which [`PER_PROMPT`] each belong to one prompt.

@@ -22,7 +22,7 @@ use super::judging::{judge_pictures, relative_frechet};
 use super::latents::reconstruct;
 use super::scorer::Scorer;
 use super::summary;
-use super::true_scenes::TrueScenes;
+use super::true_scenes::{TrueScenes, read_captions};
 use crate::out::check_place;
 
 pub fn run(args: EvalArgs) -> Result<()> {
@@ -36,12 +36,17 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let judge = Judge::open(&judge_folder, Kind::Float, device)?;
     let model = ScoredModel::open(&args, &folder, device)?;
     let scenes = Scenes::new(model.picture_size(&judge)?)?;
+    let own = args.captions.as_deref().map(read_captions).transpose()?;
+    let count = own.as_ref().map_or(args.count, Vec::len);
     // The true scenes twice, what is made of them, and what is drawn, in f32.
-    let bytes = 6. * 12. * (args.count * scenes.size() * scenes.size()) as f64;
-    check_memory(Device::Cpu, format!("{} pictures", args.count), bytes)
+    let bytes = 6. * 12. * (count * scenes.size() * scenes.size()) as f64;
+    check_memory(Device::Cpu, format!("{count} pictures"), bytes)
         .map_err(|e| e.hint("score fewer pictures: --count"))?;
-    let compose = |seed| TrueScenes::compose(&scenes, args.count, seed, args.split.into());
-    let truth = compose(args.seed.unsigned())?;
+    let compose = |seed| TrueScenes::compose(&scenes, count, seed, args.split.into());
+    let truth = match &own {
+        Some(own) => TrueScenes::of(&scenes, own, args.seed.unsigned())?,
+        None => compose(args.seed.unsigned())?,
+    };
     let judged = judge_pictures(&judge, &truth.images)?;
     let others = judge_pictures(&judge, &compose(args.seed.after(1).unsigned())?.images)?;
     let reconstructed = reconstruct(model.vae(), &truth.images)?;
@@ -53,7 +58,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
         model: from_project_root(&folder),
         judge: from_project_root(&judge_folder),
         split: args.split.name(),
-        count: args.count,
+        captions: args.captions.as_deref().map(from_project_root),
+        count,
         seed: args.seed.unsigned(),
         dtype: args.compute.dtype.name().into(),
         scenes: matched(&judged.answers)?,
@@ -67,7 +73,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     match &model {
         ScoredModel::Autoencoder(_) => write(&scores, &scores_path)?,
         ScoredModel::Whole(model) => {
-            let scorer = Scorer::new(&args, model, &judge, &scenes, &truth, &others.features)?;
+            let scorer = Scorer::new(&args, model, &judge, &scenes, &truth, &others)?;
             files.extend(score_settings(&args, &scorer, &mut scores, &scores_path)?);
         }
     }

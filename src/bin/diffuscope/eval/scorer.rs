@@ -2,6 +2,7 @@
 
 use diffuscope::eval::accuracy::{JudgedPicture, composition, prompt_match};
 use diffuscope::eval::scores::SettingScores;
+use diffuscope::eval::validity::Validity;
 use diffuscope::models::judge::Judge;
 use diffuscope::pipeline::{Generation, Request, StableDiffusion};
 use diffuscope::plot::{Sheet, Tile};
@@ -32,6 +33,7 @@ pub struct Scorer<'a> {
     truth: &'a TrueScenes,
     /// The features of true scenes with other captions.
     other_features: &'a Tensor,
+    validity: Validity,
     /// The diversity of true scenes with one caption.
     true_diversity: f64,
     /// `None` without `--training`.
@@ -56,10 +58,10 @@ impl<'a> Scorer<'a> {
         judge: &'a Judge,
         scenes: &Scenes,
         truth: &'a TrueScenes,
-        other_features: &'a Tensor,
+        others: &'a Judged,
     ) -> Result<Self> {
         let mut images = Vec::new();
-        for (truth, _) in truth.truths.iter().take(repeated_prompts(args)) {
+        for (truth, _) in truth.truths.iter().take(repeated_prompts(truth)) {
             for jitter in 0..PER_PROMPT {
                 images.push(scenes.render(truth, args.seed.after(jitter).unsigned())?.to_tensor()?);
             }
@@ -71,7 +73,10 @@ impl<'a> Scorer<'a> {
             }
             _ => None,
         };
-        Ok(Self { args, model, judge, truth, other_features, true_diversity, training })
+        let known = judge_pictures(judge, &truth.images)?.features;
+        let validity = Validity::of(&known, &others.features, &others.certainty)?;
+        let other_features = &others.features;
+        Ok(Self { args, model, judge, truth, other_features, validity, true_diversity, training })
     }
 
     /// The scores of a setting, and a sheet of its first pictures.
@@ -83,9 +88,12 @@ impl<'a> Scorer<'a> {
         let note = format!(
             "guidance scale {guidance_scale}, {steps} steps; brackets: what the judge finds wrong"
         );
-        let sheet = sheet(tiles, &self.truth.captions, &pictures)?
-            .note(note)
-            .title(format!("The first pictures of seed {}", self.args.seed));
+        let sheet = sheet(tiles, &self.truth.captions, &pictures)?.note(note).title(
+            match &self.args.captions {
+                Some(path) => format!("The first pictures of {}", path.display()),
+                None => format!("The first pictures of seed {}", self.args.seed),
+            },
+        );
         let sampler = self.args.sampling.sampler;
         let scores = SettingScores {
             sampler: sampler.unwrap_or_else(|| self.model.scheduler.sampler()).to_string(),
@@ -96,14 +104,15 @@ impl<'a> Scorer<'a> {
             frechet_distance: relative_frechet(&judged.features, self.other_features)?,
             frechet_deviation: frechet_deviation(&judged.features, self.other_features)?,
             diversity: picture_diversity(self.judge, &of_same_prompts)? / self.true_diversity,
+            valid: Some(self.validity.share(&judged.features, &judged.certainty)?),
             memorisation,
         };
         Ok((scores, sheet))
     }
 
     fn draw(&self, steps: usize, guidance_scale: f64) -> Result<SettingPictures> {
-        let repeated = repeated_prompts(self.args);
-        let all = self.args.count + repeated * PER_PROMPT;
+        let repeated = repeated_prompts(self.truth);
+        let all = self.truth.captions.len() + repeated * PER_PROMPT;
         let bar = bar(all as u64, "drawing {bar:30} {pos}/{len} {eta} left");
         let draw = |prompts: Vec<String>, seed: Seed| -> Result<Generation> {
             let count = prompts.len() as u64;
@@ -121,12 +130,14 @@ impl<'a> Scorer<'a> {
             Ok(made)
         };
         let seed = self.args.seed;
-        let (mut features, mut answers, mut latents, mut tiles) = (vec![], vec![], vec![], vec![]);
+        let (mut features, mut answers, mut certainty) = (vec![], vec![], vec![]);
+        let (mut latents, mut tiles) = (vec![], vec![]);
         for (i, prompts) in self.truth.captions.chunks(BATCH).enumerate() {
             let made = draw(prompts.to_vec(), seed.after(i * BATCH))?;
             let judged = judge_pictures(self.judge, &made.image.clamp(-1., 1.))?;
             features.push(judged.features);
             answers.push(judged.answers);
+            certainty.push(judged.certainty);
             latents.push(flatten(&made.latents));
             for b in 0..(ON_SHEET.saturating_sub(tiles.len()).min(prompts.len()) as i64) {
                 tiles.push(Tile::picture(&made.image.get(b))?);
@@ -142,6 +153,7 @@ impl<'a> Scorer<'a> {
             judged: Judged {
                 features: Tensor::cat(&features, 0),
                 answers: Tensor::cat(&answers, 0),
+                certainty: Tensor::cat(&certainty, 0),
             },
             latents: Tensor::cat(&latents, 0),
             of_same_prompts: Tensor::cat(&of_same_prompts, 0),
@@ -151,8 +163,8 @@ impl<'a> Scorer<'a> {
 }
 
 /// The number of prompts that are drawn several times, for the diversity.
-fn repeated_prompts(args: &EvalArgs) -> usize {
-    (args.count / PER_PROMPT).clamp(1, 32)
+fn repeated_prompts(truth: &TrueScenes) -> usize {
+    (truth.captions.len() / PER_PROMPT).clamp(1, 32)
 }
 
 /// Pictures in rows of eight, each with its caption and what of it is wrong.

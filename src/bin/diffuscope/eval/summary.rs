@@ -30,10 +30,11 @@ pub fn ceiling(scores: &Scores) -> String {
 
 pub fn setting(drawn: &SettingScores) -> String {
     format!(
-        "{} steps, guidance {}: {}; Fréchet distance {:.4} ± {:.4}, diversity {:.2}",
+        "{} steps, guidance {}: {}; some scene {:.1} %, Fréchet distance {:.4} ± {:.4}, diversity {:.2}",
         drawn.num_inference_steps,
         drawn.guidance_scale,
         shares(&drawn.prompt_match),
+        drawn.valid.map_or(f64::NAN, |valid| 100. * valid.share),
         drawn.frechet_distance,
         drawn.frechet_deviation,
         drawn.diversity

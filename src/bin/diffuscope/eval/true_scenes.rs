@@ -1,7 +1,10 @@
 //! The true scenes that a model's pictures are compared with.
 
-use diffuscope::Result;
+use std::path::Path;
+
 use diffuscope::scenes::{CaptionForm, Scenes, Split, Truth};
+use diffuscope::{Error, Result};
+use serde::Deserialize;
 use tch::Tensor;
 
 use crate::terminal::bar;
@@ -12,6 +15,36 @@ pub struct TrueScenes {
     pub truths: Vec<(Truth, CaptionForm)>,
     /// In [-1, 1].
     pub images: Tensor,
+}
+
+/// A caption that somebody wrote, and a scene that it is true of.
+#[derive(Deserialize)]
+struct CaptionLine {
+    caption: String,
+    truth: Truth,
+    #[serde(default = "says_all")]
+    form: CaptionForm,
+}
+
+fn says_all() -> CaptionForm {
+    CaptionForm { style: true, white: true, relation: true }
+}
+
+/// The captions and truths of a file with one of them a line.
+pub fn read_captions(path: &Path) -> Result<Vec<(String, Truth, CaptionForm)>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(i, line): (usize, &str)| {
+        let line: std::result::Result<CaptionLine, _> = serde_json::from_str(line);
+        let CaptionLine { caption, truth, form } =
+            line.map_err(|e| Error::config(path, format!("line {}: {e}", i + 1)))?;
+        Ok((caption, truth, form))
+    };
+    let all: Vec<_> = lines.map(read).collect::<Result<_>>()?;
+    match all.len() {
+        16..=100_000 => Ok(all),
+        n => Err(Error::argument("--captions", "a file of 16 to 100000 captions", n)),
+    }
 }
 
 /// The seed of scene `i` of a training or an evaluation with the seed `seed`. No scene belongs to two of them.
@@ -33,6 +66,17 @@ impl TrueScenes {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        Ok(Self { captions, truths, images: Tensor::cat(&images, 0) })
+    }
+
+    /// Scenes of given truths, with the captions that somebody wrote for them.
+    pub fn of(scenes: &Scenes, all: &[(String, Truth, CaptionForm)], seed: u64) -> Result<Self> {
+        let (mut captions, mut truths, mut images) = (vec![], vec![], vec![]);
+        for ((caption, truth, form), i) in all.iter().zip(0..) {
+            captions.push(caption.clone());
+            truths.push((truth.clone(), *form));
+            images.push(scenes.render(truth, scene_seed(seed, i))?.to_tensor()?);
+        }
         Ok(Self { captions, truths, images: Tensor::cat(&images, 0) })
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 
 use diffuscope::device::check_memory;
 use diffuscope::picture::Rgb8;
-use diffuscope::scenes::{Scenes, Split, Truth, paraphrase};
+use diffuscope::scenes::{CaptionForm, Scenes, Split, Truth, paraphrase};
 use diffuscope::{Error, Result, interrupt};
 use indicatif::ProgressBar;
 use tch::{Device, Tensor};
@@ -93,7 +93,12 @@ impl Composer {
         let scene = self.scenes.scene(seed, Split::Train)?;
         let caption = match i % 2 {
             0 => scene.caption,
-            _ => paraphrase(&scene.truth, self.scenes.describe(seed, Split::Train)?.2, seed),
+            _ => {
+                let (.., form) = self.scenes.describe(seed, Split::Train)?;
+                // Of a pair, one caption in six says only that both are there.
+                let form = CaptionForm { relation: i % 12 != 1, ..form };
+                paraphrase(&scene.truth, form, seed)
+            }
         };
         self.bar.inc(1);
         Ok((scene.picture, caption, scene.truth))
