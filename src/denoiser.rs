@@ -20,6 +20,30 @@ pub trait Denoiser {
     /// # Errors
     /// Shapes that the model does not take.
     fn predict(&self, x_t: &Tensor, t: &Timesteps, context: Option<&Tensor>) -> Result<Tensor>;
+
+    /// The prediction for one half of a guided batch [uncond, cond] alone. A model whose other conditions have rows for
+    /// both halves has to take those of this one.
+    ///
+    /// # Errors
+    /// As [`Denoiser::predict`].
+    fn predict_half(
+        &self,
+        _: Half,
+        x_t: &Tensor,
+        t: &Timesteps,
+        context: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        self.predict(x_t, t, context)
+    }
+}
+
+/// A half of a guided batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Without the prompt.
+    Uncond,
+    /// With the prompt.
+    Cond,
 }
 
 /// The best possible noise prediction for a finite data set: no training, no error.

@@ -166,6 +166,17 @@ impl fmt::Debug for Guidance {
     }
 }
 
+/// The predictions that a step needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// The one without the prompt.
+    Uncond,
+    /// The one with the prompt.
+    Cond,
+    /// Both.
+    Both,
+}
+
 impl From<f64> for Guidance {
     /// The plain rule at one scale.
     fn from(scale: f64) -> Self {
@@ -184,6 +195,21 @@ impl Guidance {
                 if (at(start)..at(end)).contains(&i) { scale } else { 1. }
             }
             None => scale,
+        }
+    }
+
+    /// Which of the two predictions the step `i` of `n` needs: at a scale of 1 only the conditional one, at a scale of 0
+    /// only the unconditional one. Projected guidance remembers the difference of both, and a rescaled prediction needs
+    /// the spread of the conditional one.
+    pub fn needs(&self, i: usize, n: usize) -> Needs {
+        let scale = self.scale_at(i, n);
+        if self.projection.is_some_and(|projection| projection.momentum != 0.) {
+            return Needs::Both;
+        }
+        match scale {
+            1. => Needs::Cond,
+            0. if self.rescale == 0. && self.projection.is_none() => Needs::Uncond,
+            _ => Needs::Both,
         }
     }
 
@@ -258,6 +284,27 @@ mod tests {
         let (_, twice) = guide_projected(&uncond, &cond, 2., &once, Some(&difference))?;
         assert!((twice - difference * 0.5).abs().max().double_value(&[]) < 1e-6);
         Ok(())
+    }
+
+    #[test]
+    fn only_what_counts_is_asked_for() {
+        let needs = |guidance: Guidance| guidance.needs(0, 10);
+        for (scale, expected) in
+            [(0., Needs::Uncond), (1., Needs::Cond), (0.5, Needs::Both), (-1., Needs::Both)]
+        {
+            assert_eq!(needs(scale.into()), expected, "{scale}");
+        }
+        let late = Guidance { interval: Some((0.5, 1.)), ..7.5.into() };
+        assert_eq!((late.needs(4, 10), late.needs(5, 10)), (Needs::Cond, Needs::Both));
+        let list = Guidance { scales: vec![1., 3., 0.], ..5.0.into() };
+        assert_eq!([0, 1, 2].map(|i| list.needs(i, 3)), [Needs::Cond, Needs::Both, Needs::Uncond]);
+        // What is not asked for must not count.
+        assert_eq!(needs(Guidance { rescale: 0.7, ..0.0.into() }), Needs::Both);
+        assert_eq!(needs(Guidance { rescale: 0.7, ..1.0.into() }), Needs::Cond);
+        let projection = |momentum| Some(Projection { momentum, ..Projection::default() });
+        assert_eq!(needs(Guidance { projection: projection(-0.5), ..1.0.into() }), Needs::Both);
+        assert_eq!(needs(Guidance { projection: projection(0.), ..1.0.into() }), Needs::Cond);
+        assert_eq!(needs(Guidance { projection: projection(0.), ..0.0.into() }), Needs::Both);
     }
 
     #[test]

@@ -18,6 +18,12 @@ use diffuscope::tensor_file::{TensorFile, write_tensors};
 use golden::{Worst, gap as apart};
 use tch::{Device, Kind, Tensor};
 
+/// The outputs of all steps.
+fn whole(outputs: &[Option<Tensor>]) -> Tensor {
+    let all: Vec<&Tensor> = outputs.iter().map(|output| output.as_ref().unwrap()).collect();
+    Tensor::stack(&all, 0)
+}
+
 #[test]
 fn traces_of_diffusers() -> Result<()> {
     let mut worst = Worst::within(1e-4);
@@ -35,8 +41,8 @@ fn traces_of_diffusers() -> Result<()> {
             for (tensor, got) in [
                 ("timesteps", &trace.timesteps),
                 ("x_t", &trace.x_t),
-                ("noise_uncond", &trace.output_uncond),
-                ("noise_cond", &trace.output_cond),
+                ("noise_uncond", &whole(&trace.output_uncond)),
+                ("noise_cond", &whole(&trace.output_cond)),
                 ("noise_pred", &trace.output),
                 ("x_0", &trace.x_0),
                 ("latents", &trace.latents),
@@ -651,6 +657,41 @@ fn prompts_with_weights_and_prompts_that_change() -> Result<()> {
         step?;
     }
     assert!(near(&half, &sampling.into_sample()));
+    Ok(())
+}
+
+/// Where one of the two predictions does not count, it is not asked for, and the pictures are those of both.
+#[test]
+fn one_prediction_is_enough_where_one_counts() -> Result<()> {
+    let (_, plain) = golden::folders("pipeline").remove(0);
+    for folder in [plain, golden::path("families/sdxl")] {
+        let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?;
+        let trace = |guidance: Guidance| {
+            model.trace(&Request {
+                sampler: Some(Sampler::ddim(0.)),
+                num_inference_steps: 4,
+                guidance,
+                negative_prompt: "blurry".into(),
+                ..Request::batch(["a cat", "two fish"])
+            })
+        };
+        let there = |all: &[Option<Tensor>]| all.iter().map(Option::is_some).collect::<Vec<_>>();
+        let nothing = vec![false; 4];
+        let all = vec![true; 4];
+        for (scale, uncond, cond) in [(0., &all, &nothing), (1., &nothing, &all)] {
+            let one = trace(scale.into())?;
+            assert_eq!((&there(&one.output_uncond), &there(&one.output_cond)), (uncond, cond));
+            // A scale that asks for both and comes to the same.
+            let both = trace((scale + 1e-9).into())?;
+            assert_eq!((&there(&both.output_uncond), &there(&both.output_cond)), (&all, &all));
+            let gap = (&one.latents - &both.latents).abs().max().double_value(&[]);
+            assert!(gap < 1e-4, "{}, scale {scale}: {gap}", folder.display());
+        }
+        let late = trace(Guidance { interval: Some((0.5, 1.)), ..5.0.into() })?;
+        assert_eq!(there(&late.output_uncond), [false, false, true, true]);
+        assert!(late.noise_uncond().is_err() && late.noise_cond().is_ok());
+        assert_eq!(late.guided_steps()?.len(), 2);
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::trace::{steps_of, timesteps};
+use super::trace::timesteps;
 use crate::device::in_f64_on_cpu;
 use crate::measure::{angle, norm};
 use crate::pipeline::Trace;
@@ -12,16 +12,17 @@ use crate::{Error, Result};
 /// How long the two noise predictions are and the angle between them, over the steps.
 ///
 /// Measured by [`norm`] and [`angle`]. A batch is averaged, and the band reaches from its least to
-/// its greatest.
+/// its greatest. Steps that asked for one prediction alone are left out.
 ///
 /// # Errors
 /// A trace without steps, or whose tensors do not fit each other; NaN or infinity.
 pub fn guidance_geometry(trace: &Trace) -> Result<Figure> {
-    let timesteps = timesteps(trace)?;
-    let shape = steps_of("output_uncond", &trace.output_uncond, timesteps.len())?;
-    if trace.output_cond.size() != shape {
-        return Err(Error::shape("output_cond", format!("{shape:?}"), &trace.output_cond.size()));
+    let trace = &trace.guided_steps()?;
+    if trace.is_empty() {
+        return Err(Error::argument("the trace", "steps with both predictions", "none")
+            .hint("ask for a guidance scale other than 0 and 1"));
     }
+    let timesteps = timesteps(trace)?;
     let (noise_uncond, noise_cond) = (&trace.noise_uncond()?, &trace.noise_cond()?);
     let difference = noise_cond - noise_uncond;
     let angle = angle(noise_uncond, noise_cond)?;
@@ -72,10 +73,12 @@ mod tests {
             guidance_geometry(&good).unwrap();
         }
         let mut short = random_trace(&[9., 1.], 1);
-        short.output_cond = short.output_cond.narrow(0, 0, 1);
+        short.output_cond[0] = short.output_cond[0].as_ref().map(|x| x.narrow(0, 0, 0));
         let mut nan = random_trace(&[9., 1.], 1);
-        nan.output_cond = &nan.output_cond * f64::NAN;
-        for bad in [random_trace(&[], 1), short, nan] {
+        nan.output_cond[1] = nan.output_cond[1].as_ref().map(|x| x * f64::NAN);
+        let mut unguided = random_trace(&[9., 1.], 1);
+        unguided.output_uncond = vec![None, None];
+        for bad in [random_trace(&[], 1), short, nan, unguided] {
             assert!(guidance_geometry(&bad).is_err());
         }
     }
@@ -87,13 +90,21 @@ mod tests {
         of_v.prediction = Prediction::V;
         of_v.x_t = of_noise.x_t.shallow_clone();
         // v = (eps - noise_rate x) / signal_rate of samples of variance 1.
-        let v = |noise: &Tensor| (noise - 0.8 * &of_noise.x_t) / 0.6;
+        let v = |noises: &[Option<Tensor>]| {
+            let of = |(i, noise): (i64, &Option<Tensor>)| {
+                noise.as_ref().map(|noise| (noise - 0.8 * of_noise.x_t.get(i)) / 0.6)
+            };
+            (0..).zip(noises).map(of).collect::<Vec<_>>()
+        };
         of_v.output_uncond = v(&of_noise.output_uncond);
         of_v.output_cond = v(&of_noise.output_cond);
         assert!((of_v.noise_cond()? - of_noise.noise_cond()?).abs().max().double_value(&[]) < 1e-5);
         let mut raw = random_trace(&[999., 500., 1.], 2);
-        raw.output_uncond = of_v.output_uncond.shallow_clone();
-        raw.output_cond = of_v.output_cond.shallow_clone();
+        let same = |all: &[Option<Tensor>]| {
+            all.iter().map(|x| x.as_ref().map(Tensor::shallow_clone)).collect::<Vec<_>>()
+        };
+        raw.output_uncond = same(&of_v.output_uncond);
+        raw.output_cond = same(&of_v.output_cond);
         let pixels = |trace: &Trace| Ok::<_, Error>(guidance_geometry(trace)?.rgb8()?.pixels);
         let expected = pixels(&of_noise)?;
         let largest = |got: Vec<u8>| expected.iter().zip(got).map(|(a, b)| a.abs_diff(b)).max();

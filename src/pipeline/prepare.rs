@@ -12,7 +12,7 @@ use super::size::latent_shape;
 use super::text::{EncodedText, RequestTexts, texts};
 use super::{ExtraChannels, KnownRegion, Request, StableDiffusion};
 use crate::check::alike;
-use crate::denoiser::Denoiser;
+use crate::denoiser::{Denoiser, Half};
 use crate::device::moved;
 use crate::guidance::{Guidance, guide};
 use crate::models::unet::{Conditioned, Conditions};
@@ -265,6 +265,11 @@ impl<'a> Prepared<'a> {
         let (denoiser, Some((uncond, cond))) = self.text_at(i) else {
             return self.text_at(i).0.predict(x_t, &t, None);
         };
+        match self.guidance.scale {
+            0. => return denoiser.predict_half(Half::Uncond, x_t, &t, Some(uncond)),
+            1. => return denoiser.predict_half(Half::Cond, x_t, &t, Some(cond)),
+            _ => {}
+        }
         let context = Tensor::f_cat(&[uncond, cond], 0)?;
         let both = denoiser.predict(&Tensor::f_cat(&[x_t, x_t], 0)?, &t, Some(&context))?;
         let half = x_t.size()[0];

@@ -24,10 +24,11 @@ pub struct Trace {
     pub noise_rates: Tensor,
     /// [N, B, 4, h, w]: the sample that each step started from.
     pub x_t: Tensor,
-    /// [N, B, 4, h, w]: the network's raw output without the prompt.
-    pub output_uncond: Tensor,
-    /// [N, B, 4, h, w]: the network's raw output with the prompt.
-    pub output_cond: Tensor,
+    /// The network's raw output without the prompt, [B, 4, h, w] each; `None` where a step did not need it: at a guidance
+    /// scale of 1, outside the guidance interval, and for a model that runs once.
+    pub output_uncond: Vec<Option<Tensor>>,
+    /// The network's raw output with the prompt, [B, 4, h, w] each; `None` where a step did not need it, at a scale of 0.
+    pub output_cond: Vec<Option<Tensor>>,
     /// [N, B, 4, h, w]: the guided output.
     pub output: Tensor,
     /// [N, B, 4, h, w]: the noise that the guided output says is in `x_t`.
@@ -56,6 +57,8 @@ impl fmt::Debug for Trace {
 const PREDICTION: &str = "prediction";
 /// The same for its notes, one a line.
 const NOTES: &str = "notes";
+/// The tensors that have one entry a step.
+const PER_STEP: usize = 8;
 
 impl Trace {
     /// Gathers the records of a sampling and its result.
@@ -72,6 +75,7 @@ impl Trace {
             }
             Ok(Tensor::f_stack(&all, 0)?)
         };
+        let here = |x: &Option<Tensor>| x.as_ref().map(|x| x.to_device(Device::Cpu));
         let numbers = |of: fn(&SamplingStep) -> f64| {
             Tensor::from_slice(&steps.iter().map(of).collect::<Vec<f64>>())
         };
@@ -91,8 +95,8 @@ impl Trace {
             signal_rates: numbers(|s| s.position.signal_rate),
             noise_rates: numbers(|s| s.position.noise_rate),
             x_t: gather(|s| &s.x_t)?,
-            output_uncond: gather(|s| &s.output_uncond)?,
-            output_cond: gather(|s| &s.output_cond)?,
+            output_uncond: steps.iter().map(|s| here(&s.output_uncond)).collect(),
+            output_cond: steps.iter().map(|s| here(&s.output_cond)).collect(),
             output: gather(|s| &s.output)?,
             noise_pred: gather(|s| &s.noise_pred)?,
             x_0: gather(|s| &s.x_0)?,
@@ -116,17 +120,59 @@ impl Trace {
     /// [N, B, 4, h, w]: the noise that the network predicts without the prompt.
     ///
     /// # Errors
-    /// Tensors that do not fit each other.
+    /// A step that did not ask for it; tensors that do not fit each other.
     pub fn noise_uncond(&self) -> Result<Tensor> {
-        self.prediction.noise(&self.rates()?, &self.x_t, &self.output_uncond)
+        let hint = "a guidance scale of 1 needs no prediction without the prompt";
+        self.noise("a prediction without the prompt", &self.output_uncond, hint)
     }
 
     /// [N, B, 4, h, w]: the noise that the network predicts with the prompt.
     ///
     /// # Errors
-    /// Tensors that do not fit each other.
+    /// A step that did not ask for it; tensors that do not fit each other.
     pub fn noise_cond(&self) -> Result<Tensor> {
-        self.prediction.noise(&self.rates()?, &self.x_t, &self.output_cond)
+        let hint = "a guidance scale of 0 needs no prediction with the prompt";
+        self.noise("a prediction with the prompt", &self.output_cond, hint)
+    }
+
+    fn noise(&self, what: &str, outputs: &[Option<Tensor>], hint: &str) -> Result<Tensor> {
+        if let Some(step) = outputs.iter().position(Option::is_none) {
+            let got = format!("none at step {}", step + 1);
+            return Err(Error::argument(what, "one at every step", got).hint(hint));
+        }
+        let outputs: Vec<&Tensor> = outputs.iter().flatten().collect();
+        if outputs.is_empty() {
+            return Ok(self.x_t.shallow_clone());
+        }
+        self.prediction.noise(&self.rates()?, &self.x_t, &Tensor::f_stack(&outputs, 0)?)
+    }
+
+    /// The same trace with only the steps that asked for both predictions.
+    pub fn guided_steps(&self) -> Result<Self> {
+        let both = |i: &usize| self.output_uncond[*i].is_some() && self.output_cond[*i].is_some();
+        let steps: Vec<usize> = (0..self.len()).filter(both).collect();
+        let index: Vec<i64> = steps.iter().map(|&i| i as i64).collect();
+        let index = Tensor::from_slice(&index);
+        let some = |x: &Tensor| Ok::<_, Error>(x.f_index_select(0, &index)?);
+        let these = |all: &[Option<Tensor>]| {
+            steps.iter().map(|&i| all[i].as_ref().map(Tensor::shallow_clone)).collect()
+        };
+        Ok(Self {
+            prediction: self.prediction,
+            timesteps: some(&self.timesteps)?,
+            signal_rates: some(&self.signal_rates)?,
+            noise_rates: some(&self.noise_rates)?,
+            x_t: some(&self.x_t)?,
+            output_uncond: these(&self.output_uncond),
+            output_cond: these(&self.output_cond),
+            output: some(&self.output)?,
+            noise_pred: some(&self.noise_pred)?,
+            x_0: some(&self.x_0)?,
+            coefficients: some(&self.coefficients)?,
+            latents: self.latents.shallow_clone(),
+            image: self.image.shallow_clone(),
+            notes: self.notes.clone(),
+        })
     }
 
     /// The rates of every step.
@@ -140,15 +186,13 @@ impl Trace {
         Ok(Rates::per_sample(signal.into_iter().zip(noise).collect()))
     }
 
-    /// Those with one entry per step first.
-    fn tensors(&self) -> [(&'static str, &Tensor); 12] {
+    /// Those with one entry per step first, [`PER_STEP`] of them.
+    fn tensors(&self) -> [(&'static str, &Tensor); PER_STEP + 2] {
         [
             ("timesteps", &self.timesteps),
             ("signal_rates", &self.signal_rates),
             ("noise_rates", &self.noise_rates),
             ("x_t", &self.x_t),
-            ("output_uncond", &self.output_uncond),
-            ("output_cond", &self.output_cond),
             ("output", &self.output),
             ("noise_pred", &self.noise_pred),
             ("x_0", &self.x_0),
@@ -158,12 +202,20 @@ impl Trace {
         ]
     }
 
+    fn outputs(&self) -> [(&'static str, &[Option<Tensor>]); 2] {
+        [("output_uncond", &self.output_uncond), ("output_cond", &self.output_cond)]
+    }
+
     /// Writes the trace; `texts` are kept with it.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, path: impl AsRef<Path>, texts: &[(String, String)]) -> Result<()> {
         let named = self.tensors().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+        let mut named = Vec::from(named);
+        for (name, outputs) in self.outputs() {
+            named.extend(packed(name, outputs)?);
+        }
         let prediction = (PREDICTION.to_owned(), self.prediction.name().to_owned());
         let mut own = vec![prediction];
         if !self.notes.is_empty() {
@@ -182,15 +234,15 @@ impl Trace {
         let no_trace = |why: &str| Error::weights(file.path(), format!("is not a trace: {why}"));
         let said = file.metadata().get(PREDICTION);
         let prediction = said.and_then(|name| name.parse().ok());
-        let trace = Self {
+        let mut trace = Self {
             prediction: prediction
                 .ok_or_else(|| no_trace("it does not say what the outputs predict"))?,
             timesteps: file.tensor("timesteps")?,
             signal_rates: file.tensor("signal_rates")?,
             noise_rates: file.tensor("noise_rates")?,
             x_t: file.tensor("x_t")?,
-            output_uncond: file.tensor("output_uncond")?,
-            output_cond: file.tensor("output_cond")?,
+            output_uncond: Vec::new(),
+            output_cond: Vec::new(),
             output: file.tensor("output")?,
             noise_pred: file.tensor("noise_pred")?,
             x_0: file.tensor("x_0")?,
@@ -203,15 +255,55 @@ impl Trace {
                 .map(|notes| notes.lines().map(str::to_owned).collect())
                 .unwrap_or_default(),
         };
-        let n = trace.len() as i64;
+        let n = trace.len();
         let per_step = trace.tensors();
-        let whole = per_step[..10].iter().all(|(_, t)| t.size().first() == Some(&n));
+        let whole = per_step[..PER_STEP].iter().all(|(_, t)| t.size().first() == Some(&(n as i64)));
         let lists = per_step[..3].iter().all(|(_, t)| t.dim() == 1);
-        match whole && lists {
-            true => Ok(trace),
-            false => Err(no_trace("its tensors differ in length")),
+        if !whole || !lists {
+            return Err(no_trace("its tensors differ in length"));
         }
+        let outputs = |name: &str| {
+            unpacked(&file, name, n).and_then(|outputs| outputs.ok_or_else(|| no_trace(name)))
+        };
+        trace.output_uncond = outputs("output_uncond")?;
+        trace.output_cond = outputs("output_cond")?;
+        Ok(trace)
     }
+}
+
+/// How the steps are called that have an output, beside the outputs.
+fn steps_of(name: &str) -> String {
+    format!("{name}_steps")
+}
+
+/// The outputs that there are as one tensor, and the steps that they are of.
+fn packed(name: &str, outputs: &[Option<Tensor>]) -> Result<Vec<(String, Tensor)>> {
+    let there: Vec<(i64, &Tensor)> =
+        (0..).zip(outputs).filter_map(|(i, output)| Some((i, output.as_ref()?))).collect();
+    let (steps, tensors): (Vec<i64>, Vec<&Tensor>) = there.into_iter().unzip();
+    if tensors.is_empty() {
+        return Ok(Vec::new());
+    }
+    let steps = (steps_of(name), Tensor::from_slice(&steps));
+    Ok(vec![(name.to_owned(), Tensor::f_stack(&tensors, 0)?), steps])
+}
+
+/// The outputs of a file, one a step; `None` if they do not fit their steps.
+fn unpacked(file: &TensorFile, name: &str, steps: usize) -> Result<Option<Vec<Option<Tensor>>>> {
+    let mut outputs: Vec<Option<Tensor>> = (0..steps).map(|_| None).collect();
+    if file.shape(name).is_none() {
+        return Ok(Some(outputs));
+    }
+    let (values, at) = (file.tensor(name)?, file.tensor(&steps_of(name))?);
+    if at.dim() != 1 || at.kind() != Kind::Int64 || values.size().first() != Some(&at.size()[0]) {
+        return Ok(None);
+    }
+    for (i, value) in Vec::<i64>::try_from(&at)?.into_iter().zip(values.unbind(0)) {
+        let place = usize::try_from(i).ok().and_then(|i| outputs.get_mut(i));
+        let Some(place) = place else { return Ok(None) };
+        *place = Some(value);
+    }
+    Ok(Some(outputs))
 }
 
 #[cfg(test)]
@@ -228,8 +320,8 @@ mod tests {
             position,
             coefficients: Coefficients { of_x_0: 0.5, ..Coefficients::default() },
             x_t: normal(1)?,
-            output_uncond: normal(2)?,
-            output_cond: normal(3)?,
+            output_uncond: Some(normal(2)?),
+            output_cond: Some(normal(3)?),
             output: normal(4)?,
             prediction,
             noise_pred: normal(5)?,
@@ -259,20 +351,49 @@ mod tests {
             for ((_, a), (_, b)) in trace.tensors().into_iter().zip(loaded.tensors()) {
                 assert!(a.equal(b));
             }
+            for ((_, a), (_, b)) in trace.outputs().into_iter().zip(loaded.outputs()) {
+                assert!(a.iter().flatten().zip(b.iter().flatten()).all(|(a, b)| a.equal(b)));
+                assert_eq!((b.len(), b.iter().flatten().count()), (2, 2));
+            }
             let (uncond, cond) = (loaded.noise_uncond()?, loaded.noise_cond()?);
             for (i, step) in (0..).zip(&steps) {
                 let apart = |a: Tensor, b: Tensor| (a - b).abs().max().double_value(&[]);
-                assert!(apart(uncond.get(i), step.noise_uncond()?) < 1e-6);
-                assert!(apart(cond.get(i), step.noise_cond()?) < 1e-6);
+                assert!(apart(uncond.get(i), step.noise_uncond()?.unwrap()) < 1e-6);
+                assert!(apart(cond.get(i), step.noise_cond()?.unwrap()) < 1e-6);
             }
-            let raw = uncond.equal(&loaded.output_uncond);
+            let raw = uncond.get(0).equal(loaded.output_uncond[0].as_ref().unwrap());
             assert_eq!(raw, prediction == Prediction::Epsilon);
             // v = signal_rate eps - noise_rate x_0 of a sample of variance 1.
             if prediction == Prediction::V {
-                let noise: Tensor = 0.8 * &steps[0].x_t + 0.6 * &steps[0].output_cond;
+                let output = steps[0].output_cond.as_ref().unwrap();
+                let noise: Tensor = 0.8 * &steps[0].x_t + 0.6 * output;
                 assert!((cond.get(0) - noise).abs().max().double_value(&[]) < 1e-6);
             }
         }
+        Ok(())
+    }
+
+    /// A step that needed one output has one, also after a file.
+    #[test]
+    fn what_was_not_asked_for_is_absent() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trace.safetensors");
+        let mut steps = [step(3, Prediction::V)?, step(2, Prediction::V)?, step(1, Prediction::V)?];
+        (steps[0].output_uncond, steps[2].output_cond) = (None, None);
+        let (latents, image) =
+            (standard_normal(&[1, 4, 2, 2], 0)?, standard_normal(&[1, 3, 4, 4], 0)?);
+        Trace::new(&steps, generation(latents, image))?.save(&path, &[])?;
+        let trace = Trace::load(&path)?;
+        let there = |all: &[Option<Tensor>]| all.iter().map(Option::is_some).collect::<Vec<_>>();
+        assert_eq!(there(&trace.output_uncond), [false, true, true]);
+        assert_eq!(there(&trace.output_cond), [true, true, false]);
+        let said = trace.noise_uncond().unwrap_err().to_string();
+        assert!(said.contains("none at step 1; a guidance scale of 1 needs no"), "{said}");
+        let said = trace.noise_cond().unwrap_err().to_string();
+        assert!(said.contains("none at step 3; a guidance scale of 0 needs no"), "{said}");
+        let guided = trace.guided_steps()?;
+        assert_eq!((guided.len(), guided.timesteps.double_value(&[0])), (1, 200.));
+        assert!(guided.noise_cond()?.get(0).equal(&steps[1].noise_cond()?.unwrap()));
         Ok(())
     }
 
@@ -284,11 +405,18 @@ mod tests {
         let latents = standard_normal(&[1, 4, 2, 2], 0)?;
         let image = standard_normal(&[1, 3, 4, 4], 0)?;
         let mut trace = Trace::new(&steps, generation(latents, image))?;
+        let whole = trace.noise_rates.shallow_clone();
         trace.noise_rates = trace.noise_rates.narrow(0, 0, 1);
         assert!(trace.noise_cond().is_err());
         trace.save(&path, &[])?;
         let said = Trace::load(&path).unwrap_err().to_string();
         assert!(said.contains("differ in length"), "{said}");
+        // Outputs of steps that are not there.
+        trace.noise_rates = whole;
+        trace.output_cond.push(trace.output_cond[0].as_ref().map(Tensor::shallow_clone));
+        trace.save(&path, &[])?;
+        let said = Trace::load(&path).unwrap_err().to_string();
+        assert!(said.contains("output_cond"), "{said}");
         let tensors = [("timesteps".to_owned(), Tensor::from_slice(&[1f32]))];
         write_tensors(&path, &tensors, &[])?;
         let said = Trace::load(&path).unwrap_err().to_string();

@@ -6,9 +6,9 @@ use tch::{Device, Tensor};
 
 use super::{Coefficients, Evaluation, Plan, Position};
 use crate::check::alike;
-use crate::denoiser::Denoiser;
+use crate::denoiser::{Denoiser, Half};
 use crate::device::{self, moved};
-use crate::guidance::{Guidance, guide, guide_projected, rescale};
+use crate::guidance::{Guidance, Needs, guide, guide_projected, rescale};
 use crate::memory::guarded;
 use crate::prediction::Prediction;
 use crate::timesteps::Timesteps;
@@ -27,10 +27,10 @@ pub struct SamplingStep {
     pub coefficients: Coefficients,
     /// The sample that it started from.
     pub x_t: Tensor,
-    /// The network's raw output without the prompt.
-    pub output_uncond: Tensor,
-    /// The network's raw output with the prompt.
-    pub output_cond: Tensor,
+    /// The network's raw output without the prompt; `None` where the step did not need it, or there is no prompt.
+    pub output_uncond: Option<Tensor>,
+    /// The network's raw output with the prompt, or the only one of a model without; `None` where the step did not need it.
+    pub output_cond: Option<Tensor>,
     /// The guided output.
     pub output: Tensor,
     /// What the outputs predict.
@@ -51,20 +51,25 @@ impl fmt::Debug for SamplingStep {
 }
 
 impl SamplingStep {
-    /// The noise that the network predicts without the prompt.
+    /// The noise that the network predicts without the prompt, where it was asked.
     ///
     /// # Errors
     /// Tensors that were replaced by others of another shape.
-    pub fn noise_uncond(&self) -> Result<Tensor> {
-        self.prediction.noise(&self.position.rates(), &self.x_t, &self.output_uncond)
+    pub fn noise_uncond(&self) -> Result<Option<Tensor>> {
+        self.noise(self.output_uncond.as_ref())
     }
 
-    /// The noise that the network predicts with the prompt.
+    /// The noise that the network predicts with the prompt, where it was asked.
     ///
     /// # Errors
     /// Tensors that were replaced by others of another shape.
-    pub fn noise_cond(&self) -> Result<Tensor> {
-        self.prediction.noise(&self.position.rates(), &self.x_t, &self.output_cond)
+    pub fn noise_cond(&self) -> Result<Option<Tensor>> {
+        self.noise(self.output_cond.as_ref())
+    }
+
+    fn noise(&self, output: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let rates = self.position.rates();
+        output.map(|output| self.prediction.noise(&rates, &self.x_t, output)).transpose()
     }
 }
 
@@ -170,22 +175,37 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
         Ok(())
     }
 
-    /// Both outputs in one pass: [uncond, cond].
-    fn predict(&self, position: Position) -> Result<(Tensor, Tensor)> {
+    /// The outputs that this step needs, [uncond, cond]: both in one pass.
+    fn predict(&self, position: Position) -> Result<[Option<Tensor>; 2]> {
         let t = Timesteps::from(self.timesteps.f_narrow(0, self.i as i64, 1)?);
         let input = &self.x_t * position.input_scale();
         let Some(context) = &self.context else {
-            let output = self.denoiser.predict(&input, &t, None)?;
-            return Ok((output.shallow_clone(), output));
+            return Ok([None, Some(self.denoiser.predict(&input, &t, None)?)]);
         };
-        let both =
-            self.denoiser.predict(&Tensor::f_cat(&[&input, &input], 0)?, &t, Some(context))?;
-        let both = moved(&both, self.x_t.device())?.chunk(2, 0);
-        Ok((both[0].shallow_clone(), both[1].shallow_clone()))
+        let one = |half: Half| -> Result<Option<Tensor>> {
+            let context = &context.f_chunk(2, 0)?[half as usize];
+            let output = self.denoiser.predict_half(half, &input, &t, Some(context))?;
+            moved(&output, self.x_t.device()).map(Some)
+        };
+        match self.guidance.needs(self.plan.step_of(self.i), self.plan.num_inference_steps) {
+            Needs::Uncond => Ok([one(Half::Uncond)?, None]),
+            Needs::Cond => Ok([None, one(Half::Cond)?]),
+            Needs::Both => {
+                let twice = Tensor::f_cat(&[&input, &input], 0)?;
+                let both = self.denoiser.predict(&twice, &t, Some(context))?;
+                let both = moved(&both, self.x_t.device())?.chunk(2, 0);
+                Ok([0, 1].map(|half: usize| Some(both[half].shallow_clone())))
+            }
+        }
     }
 
-    /// One output from two, by the guidance of this step.
-    fn guide(&mut self, uncond: &Tensor, cond: &Tensor) -> Result<Tensor> {
+    /// One output from those that this step needs, by its guidance.
+    fn guide(&mut self, outputs: &[Option<Tensor>; 2]) -> Result<Tensor> {
+        let (uncond, cond) = match outputs {
+            [Some(uncond), Some(cond)] => (uncond, cond),
+            [Some(only), None] | [None, Some(only)] => return Ok(only.shallow_clone()),
+            [None, None] => return Err(Error::argument("outputs", "one or two", "none")),
+        };
         let scale =
             self.guidance.scale_at(self.plan.step_of(self.i), self.plan.num_inference_steps);
         let guided = match &self.guidance.projection {
@@ -226,8 +246,9 @@ impl<'a, D: Denoiser> Sampling<'a, D> {
     fn step(&mut self) -> Result<SamplingStep> {
         let planned = self.plan.steps[self.i];
         let position = planned.position;
-        let (output_uncond, output_cond) = self.predict(position)?;
-        let output = self.guide(&output_uncond, &output_cond)?;
+        let outputs = self.predict(position)?;
+        let output = self.guide(&outputs)?;
+        let [output_uncond, output_cond] = outputs;
         let mut evaluation = self.plan.interpret(self.i, &self.x_t, &output)?;
         let noise = if planned.adds_noise() { self.noises.next() } else { None };
         let prev_sample = self.plan.step(self.i, &mut evaluation, &self.earlier, noise.as_ref())?;

@@ -11,7 +11,22 @@ type Phrases = &'static [&'static str];
 const ONE: Phrases = &["a", "a", "a", "a", "", "the", "one"];
 const TWO: Phrases = &["two", "two", "2", "a pair of", "a couple of"];
 const THREE: Phrases = &["three", "three", "3", "a group of three", "a trio of"];
-const SMALL: Phrases = &["small", "small", "little", "tiny", "mini"];
+const SMALL: Phrases = &[
+    "small",
+    "small",
+    "small",
+    "little",
+    "little",
+    "tiny",
+    "tiny",
+    "mini",
+    "miniature",
+    "teeny",
+    "very small",
+];
+/// Words that change nothing.
+const NICE: Phrases =
+    &["nice", "cute", "beautiful", "lovely", "pretty", "simple", "sweet", "single"];
 const LARGE: Phrases = &["big", "large"];
 const COLOURED: Phrases = &["{c}", "{c}", "{c}", "{c}", "{c}", "{c} coloured", "{c} colored"];
 const OF_THAT_COLOUR: Phrases = &["that is {c}", "in {c}", "which is {c}", "of {c} colour"];
@@ -36,6 +51,11 @@ const LEFT_OF: Phrases = &[
     "{b} on the right of {a}",
     "{b} on the right and {a} on the left",
     "left {a}, right {b}",
+    "left: {a}, right: {b}",
+    "{a} with {b} on its right",
+    "{b} with {a} on its left",
+    "{a} with {b} to the right of it",
+    "{b} with {a} to the left of it",
 ];
 const ABOVE: Phrases = &[
     "{a} above {b}",
@@ -44,13 +64,25 @@ const ABOVE: Phrases = &[
     "{a} hovering above {b}",
     "{a} floating over {b}",
     "{a} at the top and {b} at the bottom",
+    "{a} at the top, {b} below it",
+    "{b} with {a} above it",
+    "{a} with {b} under it",
+    "top: {a}, bottom: {b}",
     "{b} below {a}",
     "{b} under {a}",
     "{b} beneath {a}",
     "{b} underneath {a}",
     "{b} at the bottom and {a} at the top",
 ];
-const TOGETHER: Phrases = &["{a} and {b}", "{b} and {a}", "{a} with {b}", "{b} with {a}"];
+const TOGETHER: Phrases = &[
+    "{a} and {b}",
+    "{a} and {b}",
+    "{b} and {a}",
+    "{a} with {b}",
+    "{b} with {a}",
+    "{a} + {b}",
+    "{b} & {a}",
+];
 
 const PICTURE_OF: Phrases = &[
     "a picture of",
@@ -66,8 +98,14 @@ const PICTURE_OF: Phrases = &[
     "there is",
     "draw",
     "show me",
+    "show",
+    "draw me",
+    "make",
+    "i would like",
+    "i'd like to see",
+    "a nice picture of",
 ];
-const STANDING: Phrases = &["sitting", "standing", "lying", "placed", "seen", "that is"];
+const STANDING: Phrases = &["sitting", "standing", "lying", "placed", "seen", "that is", "resting"];
 const FLOATING: Phrases = &["floating", "drifting", "swimming"];
 
 /// The words for an object besides its own, singular and plural.
@@ -137,6 +175,9 @@ fn places(background: Background) -> Phrases {
         Background::Grass => &[
             "on the grass",
             "on grass",
+            "lying in the grass",
+            "on a grassy field",
+            "on a grass field",
             "in the grass",
             "on green grass",
             "on the lawn",
@@ -154,6 +195,8 @@ fn places(background: Background) -> Phrases {
             "at the beach",
             "on a beach",
             "on beach",
+            "on the seashore",
+            "on a sunny beach",
             "on a sandy beach",
             "on the sand",
             "in the sand",
@@ -166,6 +209,7 @@ fn places(background: Background) -> Phrases {
         Background::Night => &[
             "at night",
             "at nighttime",
+            "at night time",
             "in the night",
             "by night",
             "during the night",
@@ -186,6 +230,8 @@ fn places(background: Background) -> Phrases {
             "in the sunset",
             "during sunset",
             "during a sunset",
+            "as the sun sets",
+            "with a sunset sky",
             "in front of a sunset",
             "with a sunset",
             "in the evening",
@@ -205,6 +251,9 @@ fn places(background: Background) -> Phrases {
             "on a snowy day",
             "in falling snow",
             "in a snowstorm",
+            "in a winter scene",
+            "surrounded by snow",
+            "with snow",
         ],
         Background::Sea => &[
             "on the sea",
@@ -218,6 +267,8 @@ fn places(background: Background) -> Phrases {
             "on the waves",
             "in the waves",
             "out at sea",
+            "far out at sea",
+            "on the open sea",
         ],
         Background::Plain(_) => &[
             "on a {c} background",
@@ -227,6 +278,8 @@ fn places(background: Background) -> Phrases {
             "in front of a {c} background",
             "on a plain {c} background",
             "on {c} background",
+            "and the background is {c}",
+            "with a {c} backdrop",
             "and a {c} background",
             "on a solid {c} background",
             "over a {c} background",
@@ -242,13 +295,26 @@ fn place_keywords(background: Background) -> Phrases {
         Background::White => &["white background", "white"],
         Background::Grass => &["grass", "meadow", "field", "lawn", "grass background"],
         Background::Beach => &["beach", "sand", "seaside", "beach background"],
-        Background::Night => {
-            &["night", "night sky", "moon and stars", "starry night", "night background"]
-        }
+        Background::Night => &[
+            "night",
+            "night sky",
+            "moon and stars",
+            "starry night",
+            "night background",
+            "night time",
+        ],
         Background::Sunset => &["sunset", "dusk", "evening", "sunset sky", "sunset background"],
-        Background::Snow => &["snow", "winter", "snowy", "snow background"],
+        Background::Snow => {
+            &["snow", "winter", "snowy", "snow background", "snowy background", "winter scene"]
+        }
         Background::Sea => &["sea", "ocean", "water", "waves", "sea background"],
-        Background::Plain(_) => &["{c} background", "plain {c} background", "background {c}"],
+        Background::Plain(_) => &[
+            "{c} background",
+            "plain {c} background",
+            "background {c}",
+            "background: {c}",
+            "solid {c} background",
+        ],
     }
 }
 
@@ -271,6 +337,9 @@ fn style_phrases(style: SpriteStyle) -> (Phrases, Phrases) {
                 "flat design",
                 "flat icon",
                 "flat illustration",
+                "flat look",
+                "flat vector icon",
+                "drawn as a flat icon",
             ],
         ),
         SpriteStyle::ThreeD => (
@@ -325,7 +394,8 @@ pub fn paraphrase(truth: &Truth, form: CaptionForm, seed: u64) -> String {
     } else {
         sentence(truth, form, says_place, random)
     };
-    text + if random.chance(10) { "." } else { "" }
+    let end = random.pick(&[".", ".", " please", "!"]).filter(|_| random.chance(10));
+    text + end.unwrap_or_default()
 }
 
 /// "red apple, beach, cartoon"
@@ -374,7 +444,8 @@ fn sentence(truth: &Truth, form: CaptionForm, says_place: bool, random: &mut Ran
             String::new()
         };
         text = match random.next() % 100 {
-            0..14 => format!("{place}, {text}"),
+            0..12 => format!("{place}, {text}"),
+            12..14 => format!("{place}: {text}"),
             14..20 => format!("{text}, {verb}{place}"),
             _ => format!("{text} {verb}{place}"),
         };
@@ -437,6 +508,9 @@ fn noun(
         false if alone && count == 1 && random.chance(6) => words.extend(random.pick(LARGE)),
         false => {}
     }
+    if random.chance(7) {
+        words.extend(random.pick(NICE).filter(|word| *word != "single" || (alone && count == 1)));
+    }
     let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
     let mut after = String::new();
     if let Some(colour) = thing.colour {
@@ -487,14 +561,18 @@ pub fn vocabulary() -> Vec<String> {
     phrases.extend(Colour::ALL.iter().map(|colour| colour.word().to_owned()));
     phrases.extend(Background::all().into_iter().map(Background::phrase));
     phrases.extend(["an".to_owned()]);
-    let words = phrases.iter().flat_map(|phrase| phrase.split([' ', ',']));
-    let mut words: Vec<String> = words
-        .filter(|word| !word.is_empty() && !word.starts_with('{'))
-        .map(str::to_owned)
-        .collect();
+    let mut words: Vec<String> = phrases.iter().flat_map(|phrase| words_of(phrase)).collect();
+    words.push("please".to_owned());
     words.sort();
     words.dedup();
     words
+}
+
+/// The words of a text, without its punctuation and what stands for other words.
+pub(super) fn words_of(text: &str) -> Vec<String> {
+    let text = text.replace("{a}", "").replace("{b}", "").replace("{c}", "");
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '\'');
+    words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 /// The phrases of all tables here.
@@ -512,6 +590,7 @@ fn own_phrases() -> Vec<&'static str> {
         LEFT_OF,
         ABOVE,
         TOGETHER,
+        NICE,
         PICTURE_OF,
         STANDING,
         FLOATING,

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::conditions::Conditions;
 use super::network::UNet;
-use crate::denoiser::Denoiser;
+use crate::denoiser::{Denoiser, Half};
 use crate::timesteps::Timesteps;
 use crate::{Error, Result};
 
@@ -17,6 +17,15 @@ impl Denoiser for UNet {
             .ok_or_else(|| Error::argument("context", "[B, tokens, width]", "none").hint(todo))?;
         self.forward(x_t, t, context)
     }
+}
+
+/// The rows of a batch [uncond, cond] that are of one half.
+fn half_of(both: &Tensor, half: Half) -> Result<Tensor> {
+    let rows = both.size()[0];
+    if rows % 2 != 0 {
+        return Err(Error::shape("text_embeds", "[2 B, width], both halves", &both.size()));
+    }
+    Ok(both.f_narrow(0, if half == Half::Uncond { 0 } else { rows / 2 }, rows / 2)?)
 }
 
 /// A U-Net with its conditions, the same at every step.
@@ -44,5 +53,19 @@ impl Denoiser for Conditioned<'_> {
         }
         let batch = x_t.size().first().copied().unwrap_or(1);
         self.unet.forward(x_t, t, conditions.for_batch(batch)?)
+    }
+
+    fn predict_half(
+        &self,
+        half: Half,
+        x_t: &Tensor,
+        t: &Timesteps,
+        context: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let mut conditions = Conditions::from(&self.conditions);
+        // Of all conditions only the text differs between the halves.
+        conditions.text_embeds =
+            conditions.text_embeds.map(|both| half_of(&both, half)).transpose()?;
+        Conditioned { unet: self.unet, conditions }.predict(x_t, t, context)
     }
 }

@@ -87,7 +87,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE.png|FOLDER")]
     pub out: Option<PathBuf>,
     /// Also write what happened in every step: timesteps, signal_rates, noise_rates, x_t, output_uncond,
-    /// output_cond, output, noise_pred, x_0, coefficients, latents and image
+    /// output_cond (both with the steps that have them: output_uncond_steps, output_cond_steps), output, noise_pred, x_0,
+    /// coefficients, latents and image
     #[arg(long, value_name = "F.safetensors")]
     pub trace: Option<PathBuf>,
 }
