@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use diffuscope::denoiser::{Denoiser, ExactDenoiser};
 use diffuscope::eval::distances::{frechet_distance, nearest_distances, psnr};
+use diffuscope::eval::validity::Validity;
 use diffuscope::forward::{add_noise, noise_one_step};
 use diffuscope::guidance::{Guidance, Projection, guide, guide_projected, rescale};
 use diffuscope::models::unet::UNetConfig;
@@ -85,6 +86,16 @@ fn rows(x: &Tensor) -> Tensor {
     x.flatten(1, -1)
 }
 
+/// One number a row.
+fn first(x: &Tensor) -> Tensor {
+    rows(x).select(1, 0)
+}
+
+fn valid() -> Result<Validity> {
+    let x = here();
+    Validity::of(&rows(&x), &rows(&x), &first(&x))
+}
+
 /// A model that answers with this.
 fn answer(x: &Tensor) -> impl FnMut(&Tensor, f64) -> Result<Tensor> {
     let x = same(x);
@@ -122,6 +133,9 @@ fn functions_of_two() -> Vec<(&'static str, Call)> {
         ("eval/distances.rs frechet_distance", call(|a, b| frechet_distance(&rows(a), &rows(b)))),
         ("eval/distances.rs nearest_distances", call(|a, b| nearest_distances(&rows(a), &rows(b)))),
         ("eval/distances.rs psnr", call(psnr)),
+        ("eval/validity.rs of", call(|a, b| Validity::of(&rows(a), &rows(b), &first(b)))),
+        ("eval/validity.rs of", call(|a, b| Validity::of(&rows(a), &rows(a), &first(b)))),
+        ("eval/validity.rs share", call(|a, b| valid()?.share(&rows(a), &first(b)))),
         ("train/losses.rs denoising_loss", call(denoising_loss)),
     ];
     for prediction in [Prediction::Epsilon, Prediction::V, Prediction::Sample] {

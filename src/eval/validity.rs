@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use super::distances::nearest_distances;
 use super::questions::{Layout, Question};
 use super::scores::Share;
+use crate::check::same_device;
 use crate::models::judge::JudgeOutput;
 use crate::{Error, Result};
 
@@ -50,6 +51,7 @@ impl Validity {
         if others.size()[0] == 0 || certainty.size() != [others.size()[0]] {
             return Err(Error::shape("certainty", "[M], one a scene", &certainty.size()));
         }
+        same_device("certainty", certainty.device(), others.device())?;
         let quantile = |x: &Tensor, q: f64| x.quantile_scalar(q, None::<i64>, false, "linear");
         let near = nearest_distances(others, features)?;
         Ok(Self {
@@ -64,6 +66,7 @@ impl Validity {
     /// # Errors
     /// Features of another length.
     pub fn share(&self, features: &Tensor, certainty: &Tensor) -> Result<Share> {
+        same_device("certainty", certainty.device(), features.device())?;
         let near = nearest_distances(features, &self.features)?.le(self.farthest);
         let valid = certainty.ge(self.least_sure).logical_and(&near);
         Ok(Share::of(Vec::<i64>::try_from(valid.to_kind(Kind::Int64))?.into_iter().map(|v| v == 1)))

@@ -12,6 +12,7 @@ use super::initial_weights::load_initial_weights;
 use super::latents::CaptionedLatents;
 use super::losses::{denoising_loss, min_snr_weight};
 use super::optimizer::Optimizer;
+use super::pictures::{near, rows};
 use super::run::{TrainProgress, run};
 use super::settings::TrainSettings;
 use super::sheet::write_sheet;
@@ -81,7 +82,7 @@ struct DiffusionTask<'a> {
     diffusion: &'a DiffusionSettings,
     batch: i64,
     timesteps: i64,
-    /// Where the network is. All else here is on the CPU.
+    /// Where the network is, and the latents if they fit. All else here is on the CPU.
     device: Device,
     latents: Tensor,
     vocabulary: Vocabulary,
@@ -132,7 +133,7 @@ impl TrainingTask for DiffusionTask<'_> {
             let dropped = Tensor::rand([self.batch, 1], (Kind::Float, cpu));
             (index, t, noise, dropped.lt(self.diffusion.caption_dropout))
         });
-        let x_0 = self.latents.index_select(0, &index).to_device(self.device);
+        let x_0 = rows(&self.latents, &index).to_device(self.device);
         let ids = self.empty.where_self(&dropped, &self.ids.index_select(0, &index));
         Ok(vec![x_0, t, noise.to_device(self.device), ids])
     }
@@ -207,8 +208,7 @@ pub fn train_diffusion(
         prompts.push(tokenizer.encode(prompt)?.tensor());
     }
     prompts.push(empty.shallow_clone());
-    // Wherever they were made: batches are gathered on the CPU, as everything random is drawn there.
-    let latents = data.latents.f_to_device(Device::Cpu)?;
+    let latents = near(&data.latents, settings.device)?;
     let ids = data.ids.f_to_device(Device::Cpu)?;
     let vocabulary = Vocabulary::of(&ids, &prompts, diffusion.text.vocab_size)?;
     prompts.pop();
@@ -218,7 +218,7 @@ pub fn train_diffusion(
         all => vocabulary.renumber(&Tensor::cat(all, 0)),
     };
     let schedule = Schedule::stable_diffusion();
-    let rows = vocabulary.ids.clone();
+    let known = vocabulary.ids.clone();
     let build = || {
         let params = Params::fresh(settings.kind, settings.device);
         let (text_encoder, unet) = with_seed(settings.seed, || -> Result<_> {
@@ -231,7 +231,7 @@ pub fn train_diffusion(
                 &params,
                 &folder.join("text_encoder"),
                 below("text."),
-                Some(&rows),
+                Some(&known),
             )?;
             load_initial_weights(&params, &folder.join("unet"), below("unet."), None)?;
         }

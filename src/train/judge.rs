@@ -7,7 +7,7 @@ use tch::{Device, Kind, Reduction, Tensor, no_grad};
 use super::export::write_component;
 use super::initial_weights::load_initial_weights;
 use super::optimizer::Optimizer;
-use super::pictures::{check_pictures, to_range};
+use super::pictures::{check_pictures, near, rows, to_range};
 use super::run::{TrainProgress, run};
 use super::settings::TrainSettings;
 use super::sheet::write_sheet;
@@ -90,18 +90,20 @@ impl TrainingTask for JudgeTask<'_> {
             let each = || Tensor::rand([self.batch, 1, 1, 1], float);
             (index, Tensor::randn(shape, float), each(), each(), each().lt(0.5), each())
         });
-        let [pictures, labels] = [self.pictures, &self.labels].map(|t| t.index_select(0, &index));
+        let [pictures, labels] = [self.pictures, &self.labels].map(|data| rows(data, &index));
         // A little noise and up to half the sharpness lost, so that the judge does not rely on single pixels,
         // which a generative model does not reproduce.
         let image = to_range(&pictures);
+        let here = |x: &Tensor| x.to_device(image.device());
+        let [noise, strength, blur, angle] = [noise, strength, blur, angle].map(|x| here(&x));
         let soft = image
             .avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>)
             .upsample_bilinear2d(&size[2..], false, None, None);
         let image = &image + (soft - &image) * blur + noise * strength * 0.1;
         // Half of the pictures get other hues and no questions about colours, so that the judge recognises objects
         // by their shapes, even in colours that no training scene has.
-        let image =
-            rotate_hues(&image, &(angle * std::f64::consts::TAU)).where_self(&turned, &image);
+        let image = rotate_hues(&image, &(angle * std::f64::consts::TAU))
+            .where_self(&here(&turned), &image);
         let asked = [Question::FirstColour, Question::SecondColour, Question::Background];
         let colours: Vec<bool> = Question::ALL.iter().map(|q| asked.contains(q)).collect();
         let hidden = turned.view([-1, 1]).logical_and(&Tensor::from_slice(&colours));
@@ -121,7 +123,7 @@ impl TrainingTask for JudgeTask<'_> {
         let sure = Tensor::stack(&sure, 0).sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
         let shown = count.min(16);
         let (_, order) = sure.to_device(Device::Cpu).topk(shown, 0, false, true);
-        write_sheet(path, &image.index_select(0, &order), shown.min(8))
+        write_sheet(path, &rows(&image, &order).to_device(Device::Cpu), shown.min(8))
     }
 
     fn export(&self, network: &TrainableJudge, optimizer: &Optimizer, folder: &Path) -> Result<()> {
@@ -146,7 +148,7 @@ pub fn train_judge(
         let expected = format!("{}, one per picture", pictures.size()[0]);
         return Err(Error::argument("truths", expected, truths.len()));
     }
-    let pictures = &pictures.f_to_device(Device::Cpu)?;
+    let pictures = &near(pictures, settings.device)?;
     let labels = labels(truths);
     let shares = answered_shares(&labels)?;
     let build = || {

@@ -8,7 +8,7 @@ use super::export::write_component;
 use super::initial_weights::load_initial_weights;
 use super::losses::{edge_loss, perceptual_loss};
 use super::optimizer::Optimizer;
-use super::pictures::{check_pictures, to_range};
+use super::pictures::{check_pictures, near, rows, to_range};
 use super::run::{TrainProgress, run};
 use super::settings::TrainSettings;
 use super::sheet::write_sheet;
@@ -82,7 +82,7 @@ impl TrainingTask for VaeTask<'_> {
             let index = Tensor::randint(size[0], [self.batch], (Kind::Int64, Device::Cpu));
             (index, Tensor::randn(latents, (Kind::Float, Device::Cpu)))
         });
-        Ok(vec![self.pictures.index_select(0, &index), noise])
+        Ok(vec![rows(self.pictures, &index), noise])
     }
 
     /// Pictures above, their reconstructions below.
@@ -91,7 +91,7 @@ impl TrainingTask for VaeTask<'_> {
         let image = to_range(&self.pictures.narrow(0, 0, count));
         let decoded = no_grad(|| network.vae.decode(&network.vae.encode(&image)?))?;
         let decoded = decoded.to_device(Device::Cpu);
-        write_sheet(path, &Tensor::cat(&[image, decoded], 0), count)
+        write_sheet(path, &Tensor::cat(&[image.to_device(Device::Cpu), decoded], 0), count)
     }
 
     fn export(&self, network: &TrainableVae, optimizer: &Optimizer, folder: &Path) -> Result<()> {
@@ -164,7 +164,7 @@ pub fn train_vae(
         let judge = weights.judge.as_ref().map(open).transpose()?;
         Ok((params, TrainableVae { vae, weights: weights.clone(), judge, device }))
     };
-    let pictures = &pictures.f_to_device(Device::Cpu)?;
+    let pictures = &near(pictures, settings.device)?;
     run(build, settings, &VaeTask { config, batch: settings.batch, pictures }, progress)
 }
 
