@@ -1,6 +1,6 @@
 //! The options of `diffuscope generate`, and the request that they make.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
@@ -10,9 +10,10 @@ use diffuscope::pipeline::{Request, StableDiffusion};
 use diffuscope::prediction::Prediction;
 use diffuscope::{Error, Result};
 
+use super::output::names;
 use crate::image_inputs::ImageInputs;
 use crate::options::{ComputeArgs, SamplingArgs, Seed};
-use crate::out::same_place;
+use crate::out::{Out, check_apart, is_png, same_file};
 
 /// Most pictures of one call.
 const MOST: usize = 1024;
@@ -105,6 +106,8 @@ Examples:
   diffuscope generate \"a castle\" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance 7.5
   diffuscope generate \"a castle\" --model ~/stable-diffusion-v1-5 --lora watercolour.safetensors:0.8
 
+What a call reads is never written over: --out and --trace are refused where they name such a file.
+
 Ctrl-C stops after the step under way, writes what there is and exits with code 130; a second Ctrl-C stops at once.
 
 A PNG carries as text what it was made with: prompt, negative_prompt, seed, guidance_scale, sampler,
@@ -138,7 +141,6 @@ impl GenerateArgs {
     /// What can be said before a model is opened.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
-        self.check_places()?;
         if self.trace.is_some() && self.sampling.guidance.len() != 1 {
             let got = self.sampling.guidance.len();
             return Err(Error::argument("--guidance with --trace", "one scale", got)
@@ -158,22 +160,25 @@ impl GenerateArgs {
     }
 
     /// Refuses a file that would be written over another file of the same call.
-    fn check_places(&self) -> Result<()> {
+    pub fn check_places(&self, out: &Out) -> Result<()> {
+        let mut inputs: Vec<(&str, &Path)> = self.inputs.paths().collect();
+        for (what, path) in [("model", &self.model), ("configs", &self.configs)] {
+            inputs.extend(path.as_deref().map(|path| (what, path)));
+        }
+        inputs.extend(self.loras.iter().map(|lora| ("lora", lora.path.as_path())));
+        let replaced = out.replaced(names(self));
+        let pictures: Vec<_> = replaced.iter().map(|path| ("--out", path.as_path())).collect();
+        check_apart(&pictures, &inputs)?;
         let Some(trace) = &self.trace else { return Ok(()) };
-        if trace.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
+        if is_png(trace) {
             let todo = "a PNG is a picture, which --out names";
             return Err(Error::argument("--trace", "F.safetensors", trace.display()).hint(todo));
         }
-        let loras = self.loras.iter().map(|lora| &lora.path);
-        let read = loras.chain(&self.model).chain(self.inputs.paths());
-        for path in read.chain(&self.out) {
-            if same_place(path, trace) {
-                let expected = "a file of its own";
-                let todo = "this one is read or written by the same call";
-                return Err(Error::argument("--trace", expected, trace.display()).hint(todo));
-            }
+        if self.out.as_deref().is_some_and(|out| same_file(out, trace)) {
+            let got = format!("{}, as --out", trace.display());
+            return Err(Error::argument("--trace", "a file of its own", got));
         }
-        Ok(())
+        check_apart(&[("--trace", trace)], &inputs)
     }
 
     /// What is stated of the checkpoint that it may not say itself.

@@ -23,6 +23,7 @@ use crate::terminal::{bar, say};
 pub fn run(mut args: GenerateArgs) -> Result<()> {
     args.check()?;
     let out = Out::new(args.out.as_deref(), &args.prompts[0])?;
+    args.check_places(&out)?;
     if let Some(path) = &args.trace {
         check_place(path)?;
     }

@@ -15,6 +15,9 @@ use crate::out::{Out, slug};
 /// Most pictures in a row of a contact sheet.
 const COLUMNS: usize = 6;
 
+/// The name of the sheet in a folder.
+const SHEET: &str = "sheet";
+
 /// The texts that a file carries: key and value.
 pub type Texts = Vec<(String, String)>;
 
@@ -39,18 +42,14 @@ pub fn write(
     let mut files = Vec::new();
     if !several || out.is_folder() {
         for (i, one) in drawn.iter().enumerate() {
-            let DrawnPicture { seed, guidance_scale, .. } = one;
-            let mut name = format!("{i:03}-{}-seed-{seed}", slug(&one.prompt));
-            if args.sampling.guidance.len() > 1 {
-                name += &format!("-guidance-{guidance_scale}");
-            }
+            let name = picture_name(args, i, &one.prompt, one.seed, one.guidance_scale);
             let mut picture = picture::to_rgb8(&one.image)?;
             files.push((name, picture.remove(0), texts(one, settings)));
         }
     }
     if several {
         let sheet = sheet(args, drawn, settings)?.rgb8()?;
-        files.push(("sheet".to_owned(), sheet, texts_of_all.clone()));
+        files.push((SHEET.to_owned(), sheet, texts_of_all.clone()));
     }
     let mut written = Vec::new();
     for (name, picture, texts) in files {
@@ -61,6 +60,29 @@ pub fn write(
         written.push(path.clone());
     }
     Ok(written)
+}
+
+/// The name of the `i`th picture in a folder.
+fn picture_name(args: &GenerateArgs, i: usize, prompt: &str, seed: Seed, scale: f64) -> String {
+    let name = format!("{i:03}-{}-seed-{seed}", slug(prompt));
+    match args.sampling.guidance.len() {
+        1 => name,
+        _ => format!("{name}-guidance-{scale}"),
+    }
+}
+
+/// The names of all files that a call may write into a folder.
+pub fn names(args: &GenerateArgs) -> Vec<String> {
+    let prompts: Vec<&String> =
+        args.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, args.count)).collect();
+    let mut names = Vec::new();
+    for &scale in &args.sampling.guidance {
+        for (i, prompt) in prompts.iter().enumerate() {
+            names.push(picture_name(args, names.len(), prompt, args.seed.after(i), scale));
+        }
+    }
+    names.extend((names.len() > 1).then(|| SHEET.to_owned()));
+    names
 }
 
 impl GenerateArgs {
