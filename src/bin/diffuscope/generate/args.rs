@@ -1,6 +1,6 @@
 //! The options of `diffuscope generate`, and the request that they make.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -10,10 +10,8 @@ use diffuscope::pipeline::{Request, StableDiffusion};
 use diffuscope::prediction::Prediction;
 use diffuscope::{Error, Result};
 
-use super::output::names;
 use crate::image_inputs::ImageInputs;
 use crate::options::{ComputeArgs, SamplingArgs, Seed};
-use crate::out::{Out, check_apart, is_png, same_file};
 
 /// Most pictures of one call.
 const MOST: usize = 1024;
@@ -157,28 +155,6 @@ impl GenerateArgs {
         }
         self.rule(self.sampling.guidance[0])?;
         self.inputs.check()
-    }
-
-    /// Refuses a file that would be written over another file of the same call.
-    pub fn check_places(&self, out: &Out) -> Result<()> {
-        let mut inputs: Vec<(&str, &Path)> = self.inputs.paths().collect();
-        for (what, path) in [("model", &self.model), ("configs", &self.configs)] {
-            inputs.extend(path.as_deref().map(|path| (what, path)));
-        }
-        inputs.extend(self.loras.iter().map(|lora| ("lora", lora.path.as_path())));
-        let replaced = out.replaced(names(self));
-        let pictures: Vec<_> = replaced.iter().map(|path| ("--out", path.as_path())).collect();
-        check_apart(&pictures, &inputs)?;
-        let Some(trace) = &self.trace else { return Ok(()) };
-        if is_png(trace) {
-            let todo = "a PNG is a picture, which --out names";
-            return Err(Error::argument("--trace", "F.safetensors", trace.display()).hint(todo));
-        }
-        if self.out.as_deref().is_some_and(|out| same_file(out, trace)) {
-            let got = format!("{}, as --out", trace.display());
-            return Err(Error::argument("--trace", "a file of its own", got));
-        }
-        check_apart(&[("--trace", trace)], &inputs)
     }
 
     /// What is stated of the checkpoint that it may not say itself.

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use diffuscope::pipeline::Trace;
 use diffuscope::plot::{self, Sheet};
 use diffuscope::sampler::Sampler;
-use diffuscope::{Result, picture};
+use diffuscope::{Error, Result, picture};
 use tch::Tensor;
 
 use super::args::{GenerateArgs, LoraFile};
 use crate::options::Seed;
-use crate::out::{Out, slug};
+use crate::out::{Out, check_apart, is_png, same_file, slug};
 
 /// Most pictures in a row of a contact sheet.
 const COLUMNS: usize = 6;
@@ -72,7 +72,7 @@ fn picture_name(args: &GenerateArgs, i: usize, prompt: &str, seed: Seed, scale: 
 }
 
 /// The names of all files that a call may write into a folder.
-pub fn names(args: &GenerateArgs) -> Vec<String> {
+fn names(args: &GenerateArgs) -> Vec<String> {
     let prompts: Vec<&String> =
         args.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, args.count)).collect();
     let mut names = Vec::new();
@@ -83,6 +83,28 @@ pub fn names(args: &GenerateArgs) -> Vec<String> {
     }
     names.extend((names.len() > 1).then(|| SHEET.to_owned()));
     names
+}
+
+/// Refuses a file that would be written over another file of the same call.
+pub fn check_places(args: &GenerateArgs, out: &Out) -> Result<()> {
+    let mut inputs: Vec<(&str, &Path)> = args.inputs.paths().collect();
+    for (what, path) in [("model", &args.model), ("configs", &args.configs)] {
+        inputs.extend(path.as_deref().map(|path| (what, path)));
+    }
+    inputs.extend(args.loras.iter().map(|lora| ("lora", lora.path.as_path())));
+    let replaced = out.replaced(names(args));
+    let pictures: Vec<_> = replaced.iter().map(|path| ("--out", path.as_path())).collect();
+    check_apart(&pictures, &inputs)?;
+    let Some(trace) = &args.trace else { return Ok(()) };
+    if is_png(trace) {
+        let todo = "a PNG is a picture, which --out names";
+        return Err(Error::argument("--trace", "F.safetensors", trace.display()).hint(todo));
+    }
+    if args.out.as_deref().is_some_and(|out| same_file(out, trace)) {
+        let got = format!("{}, as --out", trace.display());
+        return Err(Error::argument("--trace", "a file of its own", got));
+    }
+    check_apart(&[("--trace", trace)], &inputs)
 }
 
 impl GenerateArgs {
