@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::error::{ImageError, LimitErrorKind};
@@ -320,14 +320,7 @@ fn open(path: &Path) -> Result<DynamicImage> {
             "it is not a picture; PNG and JPEG files can be read",
         ));
     }
-    // The decoder fills what is missing of a JPEG with grey.
-    if format == Some(ImageFormat::Jpeg) {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        if !is_whole_jpeg(&bytes) {
-            let message = "the Jpeg file is cut short: it has no end of image";
-            return Err(Error::image(path.display(), message));
-        }
-    }
+    let jpeg = check_end(path, format)?;
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(LONGEST_SIDE);
     limits.max_image_height = Some(LONGEST_SIDE);
@@ -335,27 +328,87 @@ fn open(path: &Path) -> Result<DynamicImage> {
     let mut decoder = reader.into_decoder().map_err(fail)?;
     let orientation = decoder.orientation().map_err(fail)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(fail)?;
+    // The decoder of JPEG fills what is missing with grey.
+    if jpeg.is_some_and(|(bytes, end)| goes_on(&bytes, end, &image)) {
+        return Err(cut(path, "its data end before its last pixel"));
+    }
     image.apply_orientation(orientation);
     Ok(image)
 }
 
-/// Whether a JPEG file goes on to its end-of-image marker. Segments are skipped by their lengths, since a thumbnail in
-/// one has an end of its own; within a scan, 0xFF stands before 0 or a restart.
-fn is_whole_jpeg(bytes: &[u8]) -> bool {
+fn cut(path: &Path, what: &str) -> Error {
+    Error::image(path.display(), format!("the file is cut short: {what}"))
+}
+
+/// Refuses a file that does not go on to its end, which decoders do not look for. Returns the bytes of a JPEG, and where
+/// its data end.
+fn check_end(path: &Path, format: Option<ImageFormat>) -> Result<Option<(Vec<u8>, usize)>> {
+    let fail = |e| Error::io(path, e);
+    match format {
+        Some(ImageFormat::Png) => {
+            let file = File::open(path).map_err(fail)?;
+            match is_whole_png(BufReader::new(file)).map_err(fail)? {
+                true => Ok(None),
+                false => Err(cut(path, "it has no last chunk (IEND)")),
+            }
+        }
+        Some(ImageFormat::Jpeg) => {
+            let bytes = std::fs::read(path).map_err(fail)?;
+            let end = end_of_jpeg(&bytes).ok_or_else(|| cut(path, "it has no end of image"))?;
+            Ok(Some((bytes, end)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether a PNG file goes on to its last chunk.
+fn is_whole_png(mut file: impl Read + Seek) -> std::io::Result<bool> {
+    let length = file.seek(SeekFrom::End(0))?;
+    // After the signature: a chunk's length, its name, its data, its checksum.
+    let (mut at, mut head) = (8, [0; 8]);
+    while at + 12 <= length {
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut head)?;
+        let [a, b, c, d, ref name @ ..] = head;
+        at += 12 + u64::from(u32::from_be_bytes([a, b, c, d]));
+        if name == b"IEND" {
+            return Ok(at <= length);
+        }
+    }
+    Ok(false)
+}
+
+/// Where the data of a JPEG file end and its end-of-image marker begins, with the 0xFF that may stand before it. Segments
+/// are skipped by their lengths, since a thumbnail in one has an end of its own; within a scan, 0xFF stands before 0 or a
+/// restart.
+fn end_of_jpeg(bytes: &[u8]) -> Option<usize> {
     let mut at = 2;
     while let Some(&[first, code]) = bytes.get(at..at + 2) {
         match (first, code) {
-            (0xff, 0xd9) => return true,
+            (0xff, 0xd9) => {
+                let fill = bytes[..at].iter().rev().take_while(|byte| **byte == 0xff).count();
+                return Some(at - fill);
+            }
             (0xff, 0xff) => at += 1,
             (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
             (0xff, _) => {
-                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
+                let &[high, low] = bytes.get(at + 2..at + 4)? else { return None };
                 at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
             }
             _ => at += 1,
         }
     }
-    false
+    None
+}
+
+/// Whether a JPEG's decoder would have read on at the `end` of its data: more of them then make another picture.
+fn goes_on(bytes: &[u8], end: usize, image: &DynamicImage) -> bool {
+    // Anything but 0xFF, which would be a marker, and unlike the zeros that the decoder goes on with.
+    let more: Vec<u8> =
+        (1..1025u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 & 0xfe).collect();
+    let longer = [&bytes[..end], &more, &bytes[end..]].concat();
+    let longer = image::load_from_memory_with_format(&longer, ImageFormat::Jpeg);
+    !longer.is_ok_and(|longer| longer == *image)
 }
 
 #[cfg(test)]
@@ -552,6 +605,15 @@ mod tests {
         let half = whole.len() / 2;
         let zeroed = [&whole[..half], &vec![0; whole.len() - half]].concat();
         assert!(open(&zeroed).unwrap_err().contains("cut short"));
+        // With an end that somebody put there.
+        for cut in [4, 10, 100, half, whole.len() * 2 / 3] {
+            let ended = [&whole[..whole.len() - cut], &[0xff, 0xd9]].concat();
+            let message = open(&ended).unwrap_err();
+            assert!(message.contains("cut short") || message.contains("damaged"), "{message}");
+        }
+        // 0xFF may fill the place before a marker.
+        let filled = [&whole[..whole.len() - 2], &[0xff, 0xff, 0xd9]].concat();
+        assert!(open(&filled).is_ok());
     }
 
     #[test]
@@ -571,6 +633,10 @@ mod tests {
         let png = one(&noise).unwrap().to_png(&[]).unwrap();
         let cut = message(&png[..png.len() / 2]);
         assert!(cut.contains("cut short") || cut.contains("damaged"), "{cut}");
+        for cut in [1, 4, 11, 12, 13] {
+            let said = message(&png[..png.len() - cut]);
+            assert!(said.contains("cut short"), "{said}");
+        }
         let mut flipped = png.clone();
         flipped[png.len() / 2] ^= 0x10;
         let damaged = message(&flipped);

@@ -699,27 +699,35 @@ fn parts_of_a_file_open_alone() -> Result<()> {
 /// Files of configurations, and what becomes of each.
 type Changes<'a> = &'a [(&'a str, &'a dyn Fn(&mut Value))];
 
-/// The embedded model's folder with other configurations; its weights and tokenizer are links.
-fn changed_tiny(changes: Changes<'_>) -> tempfile::TempDir {
-    let (tiny, folder) = (diffuscope::pipeline::tiny_folder(), tempfile::tempdir().unwrap());
-    for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
-        fs::create_dir_all(folder.path().join(part)).unwrap();
-        for entry in fs::read_dir(tiny.join(part)).unwrap().map(|entry| entry.unwrap()) {
-            let (from, to) = (entry.path(), folder.path().join(part).join(entry.file_name()));
-            if from.extension().is_some_and(|end| end == "json") {
-                fs::copy(from, to).unwrap();
-            } else if from.is_file() {
-                std::os::unix::fs::symlink(from, to).unwrap();
+/// A folder with other configurations; its weights are links.
+fn changed(folder: &Path, changes: Changes<'_>) -> tempfile::TempDir {
+    fn link(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+            let place = to.join(entry.file_name().unwrap());
+            if entry.is_dir() {
+                link(&entry, &place);
+            } else if entry.extension().is_some_and(|end| end == "json") {
+                fs::copy(entry, place).unwrap();
+            } else {
+                std::os::unix::fs::symlink(entry, place).unwrap();
             }
         }
     }
+    let place = tempfile::tempdir().unwrap();
+    link(folder, place.path());
     for (file, change) in changes {
-        let path = folder.path().join(file);
+        let path = place.path().join(file);
         let mut json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         change(&mut json);
         fs::write(path, json.to_string()).unwrap();
     }
-    folder
+    place
+}
+
+/// The embedded model's folder with other configurations.
+fn changed_tiny(changes: Changes<'_>) -> tempfile::TempDir {
+    changed(&diffuscope::pipeline::tiny_folder(), changes)
 }
 
 fn drawn(folder: &Path) -> Result<Tensor> {
@@ -966,32 +974,65 @@ fn a_single_file_is_completed_by_its_family() -> Result<()> {
         assert_eq!(config["_class_name"], scheduler, "{family}");
         assert!(config.get("rescale_betas_zero_snr").is_none(), "{family}");
     }
+    Ok(())
+}
 
-    // A folder that leaves it to diffusers' class.
-    let folder = place.path().join("sdxl");
-    for part in [
-        "",
-        "scheduler",
-        "text_encoder",
-        "text_encoder_2",
-        "tokenizer",
-        "tokenizer_2",
-        "unet",
-        "vae",
+/// Where a folder leaves it to the pipeline that it names whether the text without a prompt is all zeros, and whether the
+/// autoencoder computes in f32 where f16 is asked for.
+#[test]
+fn what_a_folder_does_not_say_its_pipeline_assumes() -> Result<()> {
+    let sd = ["Pipeline", "Img2ImgPipeline", "InpaintPipelineLegacy"];
+    let xl = ["XLPipeline", "XLImg2ImgPipeline", "XLInpaintPipeline"];
+    let (zeros, index, vae) =
+        ("force_zeros_for_empty_prompt", "model_index.json", "vae/config.json");
+    for (folder, prefix, classes, assumed) in [
+        ("families/sdxl", "StableDiffusion", &xl[..], [true, true]),
+        ("pipeline/sd1", "StableDiffusion", &sd, [false, false]),
+        ("families/inpainting", "StableDiffusion", &["InpaintPipeline"], [false, false]),
+        ("families/depth", "StableDiffusion", &["Depth2ImgPipeline"], [false, false]),
+        ("families/upscaler", "StableDiffusion", &["UpscalePipeline"], [false, true]),
+        (
+            "families/lcm",
+            "LatentConsistencyModel",
+            &["Pipeline", "Img2ImgPipeline"],
+            [false, false],
+        ),
     ] {
-        fs::create_dir_all(folder.join(part)).unwrap();
-        for entry in fs::read_dir(golden::path("families/sdxl").join(part)).unwrap() {
-            let file = entry.unwrap().path();
-            if file.is_file() {
-                fs::copy(&file, folder.join(part).join(file.file_name().unwrap())).unwrap();
+        for class in classes.iter().map(|class| format!("{prefix}{class}")) {
+            // One that does not read it is not asked what it makes of it.
+            let yes = assumed[0].then(|| Some(true.into()));
+            for said in [None, Some(Value::Null), Some(false.into())].into_iter().chain(yes) {
+                let set = |key: &'static str| {
+                    let (said, class) = (said.clone(), class.clone());
+                    move |json: &mut Value| {
+                        let json = json.as_object_mut().unwrap();
+                        json.remove(key);
+                        json.extend(said.clone().map(|said| (key.to_owned(), said)));
+                        if key.starts_with("force_zeros") {
+                            json.insert("_class_name".into(), class.clone().into());
+                        }
+                    }
+                };
+                let place = changed(
+                    &golden::path(folder),
+                    &[(index, &set(zeros)), (vae, &set("force_upcast"))],
+                );
+                let model = StableDiffusion::open(place.path(), Kind::Half, Device::Cpu)?;
+                let model_in_f32 = StableDiffusion::open(place.path(), Kind::Float, Device::Cpu)?;
+                let (uncond, _) = model_in_f32.encode_texts(&Request::new("a red star"))?;
+                let zero = |x: &Tensor| x.abs().max().double_value(&[]) == 0.;
+                let pooled = uncond.text_embeds.as_ref().is_none_or(zero);
+                let of = |network: &str| model.tensors(network)[0].1.kind();
+                let got = [zero(&uncond.context) && pooled, of("vae") == Kind::Float];
+                let right = match &said {
+                    None => assumed,
+                    Some(said) => assumed.map(|reads| reads && *said == Value::Bool(true)),
+                };
+                assert_eq!(got, right, "{class}, {said:?}");
+                assert_eq!(of("unet"), Kind::Half, "{class}");
             }
         }
     }
-    let config = folder.join("vae/config.json");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("\"force_upcast\": true,", "")).unwrap();
-    let vae: VaeConfig = Checkpoint::open(&folder)?.config("vae")?;
-    assert_eq!(vae.kind(Kind::Half), Kind::Float);
     Ok(())
 }
 

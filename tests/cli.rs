@@ -539,6 +539,99 @@ fn files_of_one_call_have_places_of_their_own() {
     }
 }
 
+/// Nothing that a call reads is written over by it, whatever its name is there.
+#[cfg(unix)]
+#[test]
+fn no_input_is_written_over() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let picture = Tensor::zeros([3, 64, 64], (Kind::Float, Device::Cpu));
+    for name in ["sub", "model/unet", "lora", "runs/model/vae", "runs/model/tokenizer"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    for name in ["a.png", "sub/sheet.png", "sub/000-a-cat-seed-0.png"] {
+        write_png(at(name), &picture, &[]).unwrap();
+    }
+    for name in ["t.safetensors", "model/unet/w.safetensors", "lora/w.safetensors"] {
+        fs::write(at(name), "weights").unwrap();
+    }
+    symlink("a.png", at("link.png")).unwrap();
+    symlink("sub", at("sub-link")).unwrap();
+    symlink("t.safetensors", at("t-link")).unwrap();
+    symlink("runs/model", at("trained")).unwrap();
+    let absolute = at("a.png").display().to_string();
+    let start = |args: &'static [&'static str]| [&["generate", "a cat"], args].concat();
+    let mut all: Vec<Vec<&str>> = Vec::new();
+    for (input, more) in
+        [("--init", &["--strength", "0.5"][..]), ("--depth", &[]), ("--small", &[])]
+    {
+        for (read, written) in [
+            ("a.png", "a.png"),
+            ("a.png", "./a.png"),
+            ("./sub/../a.png", "a.png"),
+            (&absolute, "a.png"),
+            ("link.png", "a.png"),
+            ("a.png", "link.png"),
+            ("sub/sheet.png", "sub-link/sheet.png"),
+            ("sub/000-a-cat-seed-0.png", "sub"),
+            ("sub-link/000-a-cat-seed-0.png", "sub/"),
+        ] {
+            all.push([&["generate", "a cat", input, read, "--out", written], more].concat());
+        }
+    }
+    let masked = ["--init", "link.png", "--strength", "1", "--mask", "sub/sheet.png", "--out"];
+    for out in ["sub/sheet.png", "sub", "a.png"] {
+        all.push([&start(&["--count", "2"]), &masked[..], &[out]].concat());
+    }
+    all.extend([
+        start(&["--model", "a.png", "--out", "link.png"]),
+        start(&["--lora", "a.png:0.5", "--out", "a.png"]),
+        start(&["--initial-latents", "a.png", "--out", "./a.png"]),
+        start(&["--initial-latents", "t-link", "--trace", "t.safetensors"]),
+        start(&["--model", "t.safetensors", "--trace", "t-link"]),
+        start(&["--model", "model", "--trace", "./model/unet/w.safetensors"]),
+        start(&["--model", "t-link", "--configs", "model", "--trace", "model/unet/w.safetensors"]),
+        start(&["--lora", "lora", "--trace", "lora/w.safetensors"]),
+        vec!["train", "vae", "--steps", "1", "--from", "runs/model", "--out", "runs"],
+        vec!["train", "vae", "--steps", "1", "--judge", "trained", "--out", "runs"],
+        vec!["train", "judge", "--steps", "1", "--from", "trained", "--out", "./runs"],
+        vec!["train", "diffusion", "--steps", "1", "--vae", "runs/model", "--out", "runs"],
+        vec![
+            "train",
+            "diffusion",
+            "--steps",
+            "1",
+            "--vae",
+            "sub",
+            "--tokenizer",
+            "trained/tokenizer",
+            "--out",
+            "runs",
+        ],
+    ]);
+    symlink("../s/scheduler/scheduler_config.json", at("sub/plot.png")).unwrap();
+    fs::create_dir_all(at("s/scheduler")).unwrap();
+    fs::copy(
+        tiny_folder().join("scheduler/scheduler_config.json"),
+        at("s/scheduler/scheduler_config.json"),
+    )
+    .unwrap();
+    all.push(vec!["schedule", "--model", "s", "--out", "sub/plot.png"]);
+    all.push(vec!["eval", "--count", "16", "--model", "sub/sheet.png", "--out", "sub-link"]);
+    for args in all {
+        fails(folder.path(), &args, "of its own");
+    }
+    // Beside what is read there is room, the second time too.
+    let init = ["--init", "sub/sheet.png", "--strength", "0.5", "--steps", "2"];
+    let before = fs::read(at("sub/sheet.png")).unwrap();
+    for out in ["lora/b.png", "lora/b.png", "sub"] {
+        let out = ["--out", out, "--trace", "sub/t.safetensors"];
+        works(folder.path(), &[&start(&[])[..], &out, &init].concat());
+    }
+    assert_eq!(fs::read(at("sub/sheet.png")).unwrap(), before);
+}
+
 /// No run takes the name that another one is about to write to.
 #[test]
 fn runs_at_the_same_time_lose_no_picture() {

@@ -11,7 +11,7 @@ use diffuscope::models::clip::{TextConfig, TextEncoder};
 use diffuscope::models::params::Params;
 use diffuscope::models::unet::{UNet, UNetConfig};
 use diffuscope::noise::with_seed;
-use diffuscope::pipeline::{DepthMap, InitImage, Request, StableDiffusion};
+use diffuscope::pipeline::{DepthMap, InitImage, Request, StableDiffusion, Variation};
 use diffuscope::sampler::Sampler;
 use diffuscope::tensor_file::{TensorFile, write_tensors};
 use golden::{Worst, gap as apart};
@@ -86,6 +86,90 @@ fn sdxl_with_prompts_that_change_and_distilled_as_diffusers() -> Result<()> {
         }
     }
     worst.finish("SDXL");
+    Ok(())
+}
+
+/// Prompts that change over the steps.
+fn changing(prompt: &str) -> Request {
+    Request {
+        num_inference_steps: 4,
+        sampler: Some(Sampler::ddim(0.)),
+        weighted_prompts: true,
+        negative_prompt: "[blurry:flat:0.25]".into(),
+        prompts: vec![prompt.into()],
+        ..request()
+    }
+}
+
+/// What [`changing`] asks for at each step, as prompts that stay.
+fn at_each_step(prompts: [&str; 4]) -> Vec<Request> {
+    let negative = ["blurry", "flat", "flat", "flat"];
+    let one = |(prompt, negative): (&str, &str)| Request {
+        negative_prompt: negative.into(),
+        ..changing(prompt)
+    };
+    prompts.into_iter().zip(negative).map(one).collect()
+}
+
+/// Part of the way between two prompts that change over the steps is, at every step, part of the way between the texts
+/// that hold there, SDXL's pooled ones too; and the noise is as it is without a change.
+#[test]
+fn prompts_that_change_and_the_way_between_two_of_them() -> Result<()> {
+    let model = StableDiffusion::open(golden::path("families/sdxl"), Kind::Float, Device::Cpu)?;
+    let from = changing("[a red star:two cats:0.5]");
+    let to = Request { seed: 70, ..changing("[a fish|on the beach]") };
+    let weight = 0.3;
+    let steps = at_each_step(["a red star", "a red star", "two cats", "two cats"])
+        .into_iter()
+        .zip(at_each_step(["a fish", "on the beach", "a fish", "on the beach"]))
+        .map(|(from, to)| {
+            let to = Request { seed: 70, ..to };
+            let prepared = model.prepare(&from)?.towards(&model.prepare(&to)?, weight)?;
+            let texts = [model.encode_texts(&from)?, model.encode_texts(&to)?];
+            let [(from_uncond, from), (to_uncond, to)] = texts;
+            let line = |a: &Tensor, b: &Tensor| a * (1. - weight) + b * weight;
+            let pooled = |text: &Option<Tensor>| text.as_ref().unwrap().shallow_clone();
+            let both = [(&from_uncond, &to_uncond), (&from, &to)];
+            let [uncond, cond] = both.map(|(a, b)| line(&a.context, &b.context));
+            let embeds = both.map(|(a, b)| line(&pooled(&a.text_embeds), &pooled(&b.text_embeds)));
+            let held = prepared.contexts.as_ref().unwrap();
+            assert!(apart(&held.0, &uncond) < 1e-6 && apart(&held.1, &cond) < 1e-6);
+            let told = prepared.denoiser.conditions.text_embeds.as_ref().unwrap();
+            assert!(apart(told, &Tensor::cat(&embeds, 0)) < 1e-6);
+            Ok(prepared)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut sampling = steps[0].sampling()?;
+    for step in &steps {
+        let (uncond, cond) = step.contexts.as_ref().unwrap();
+        sampling.set_denoiser(&step.denoiser);
+        sampling.set_contexts(uncond, cond)?;
+        sampling.next().unwrap()?;
+    }
+    let by_hand = sampling.into_sample();
+    let got = model.generate_between(&from, &to, weight)?.latents;
+    assert!(apart(&got, &by_hand) < 1e-5, "{}", apart(&got, &by_hand));
+    for (weight, end) in [(0., &from), (1., &to)] {
+        let got = model.generate_between(&from, &to, weight)?.latents;
+        assert!(apart(&got, &model.generate(end)?.latents) < 1e-5, "{weight}");
+    }
+    // Sampler and steps are those of the first, so that both texts are those of the same step.
+    let other = Request { sampler: Some("heun".parse()?), num_inference_steps: 7, ..to.clone() };
+    assert!(model.generate_between(&from, &other, weight)?.latents.equal(&got));
+    let said = model.prepare(&from)?.towards(&model.prepare(&other)?, weight).unwrap_err();
+    assert!(said.to_string().contains("the other's steps"), "{said}");
+    // None of the four texts may be replaced by another.
+    let still = changing("two cats");
+    for (a, b) in [(&still, &to), (&from, &Request { seed: 70, ..changing("a fish") })] {
+        assert!(apart(&model.generate_between(a, b, weight)?.latents, &by_hand) > 1e-3);
+    }
+
+    let variation = Some(Variation { seed: 90, weight });
+    let [change, plain] = [from, still].map(|asked| Request { variation, ..asked });
+    let x_t = model.prepare(&plain)?.x_t;
+    assert!(model.prepare(&change)?.x_t.equal(&x_t));
+    let again = Request { variation: None, initial_latents: Some(x_t), ..change.clone() };
+    assert!(model.generate(&change)?.latents.equal(&model.generate(&again)?.latents));
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 
 mod golden;
 mod server;
+#[cfg(target_os = "linux")]
+mod synced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -645,4 +647,22 @@ fn lengths_that_no_file_has_are_refused() {
         place.fails("some/model", &[&format!("it cannot be {size} bytes long")]);
     }
     assert!(place.blobs().iter().all(|name| !name.ends_with(".incomplete")));
+}
+
+/// What is fetched is on the disk, whole, before it has its name.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_download_is_on_the_disk_before_it_has_its_name() -> Result<()> {
+    let place = place();
+    let path = place.fetch("some/model")?;
+    let here = |file: &synced::Synced| file.path.starts_with(place.folder.path());
+    let synced: Vec<_> = synced::synced().into_iter().filter(here).collect();
+    for blob in NEEDED.iter().map(|name| path.join(name).canonicalize().unwrap()) {
+        let name = blob.file_name().unwrap().to_str().unwrap();
+        let under = blob.with_file_name(format!("{name}.incomplete"));
+        let one = synced.iter().find(|file| file.path == under).unwrap();
+        assert_eq!(one.content, fs::read(&blob).unwrap());
+        assert!(!one.beside.iter().any(|(path, _)| *path == blob), "{name}");
+    }
+    Ok(())
 }

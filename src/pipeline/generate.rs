@@ -65,7 +65,7 @@ impl StableDiffusion {
     }
 
     /// Part of the way from one request's pictures to another's: from noise to noise on the sphere, from text to text
-    /// on a line. All else is as in `from`.
+    /// on a line. All else, as sampler and steps, is as in `from`.
     ///
     /// # Errors
     /// Requests that cannot be met, or of different numbers or sizes of pictures.
@@ -75,7 +75,9 @@ impl StableDiffusion {
         to: &Request,
         weight: f64,
     ) -> Result<Generation> {
-        let prepared = self.prepare(from)?.towards(&self.prepare(to)?, weight)?;
+        let Request { sampler, num_inference_steps, .. } = *from;
+        let to = Request { sampler, num_inference_steps, ..to.clone() };
+        let prepared = self.prepare(from)?.towards(&self.prepare(&to)?, weight)?;
         self.run(&prepared, |_| ControlFlow::Continue(()))
     }
 

@@ -280,8 +280,14 @@ impl<'a> Prepared<'a> {
     /// All else is this one's.
     ///
     /// # Errors
-    /// Starts of other shapes, or of one guided and one unguided model.
+    /// Starts of other shapes, of other steps, or of one guided and one unguided model.
     pub fn towards(mut self, other: &Self, weight: f64) -> Result<Self> {
+        // Both texts of an evaluation hold at the same step, and both starts are as noisy.
+        let positions = |plan: &Plan| plan.steps.iter().map(|s| s.position).collect::<Vec<_>>();
+        if positions(&self.plan) != positions(&other.plan) {
+            let (expected, got) = (format!("{:?}", self.plan), format!("{:?}", other.plan));
+            return Err(Error::argument("the other's steps", expected, got));
+        }
         self.x_t = slerp(&self.x_t, &other.x_t, weight)?;
         let changes = self.later_texts.iter().chain(&other.later_texts).map(|later| later.from);
         let changes: BTreeSet<usize> = changes.collect();

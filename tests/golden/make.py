@@ -615,6 +615,9 @@ def pictures():
     strokes = np.zeros((12, 20, 4), np.uint8)
     strokes[3:6, 2:15] = 255
     kinds["strokes"] = Image.fromarray(strokes)
+    kinds["turned"] = colour
+    turned = Image.Exif()
+    turned[0x0112] = 6
     pictures = VaeImageProcessor(vae_scale_factor=2)
     masks = VaeImageProcessor(vae_scale_factor=2, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
     tensors = {}
@@ -622,7 +625,8 @@ def pictures():
         file = HERE / "picture_work"
         # Decoders enlarge halved colours each in its own way.
         jpeg = dict(format="JPEG", subsampling=0, quality=95)
-        image.save(file, **(jpeg if name in ["jpeg", "cmyk"] else dict(format="PNG")))
+        png = dict(format="PNG", **(dict(exif=turned) if name == "turned" else {}))
+        image.save(file, **(jpeg if name in ["jpeg", "cmyk"] else png))
         tensors[f"{name}/file"] = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
         tensors[f"{name}/picture"] = pictures.preprocess(load_image(str(file)), 16, 8)
         tensors[f"{name}/mask"] = masks.preprocess(load_image(str(file)), 16, 8)

@@ -167,4 +167,34 @@ mod tests {
         remove(path.parent().unwrap()).unwrap();
         remove(&path).unwrap();
     }
+
+    /// What was synced: its content, and whether the file in whose place it goes had that content already.
+    #[cfg(target_os = "linux")]
+    static SYNCED: std::sync::Mutex<Vec<(String, bool)>> = std::sync::Mutex::new(Vec::new());
+
+    // SAFETY: it does what libc's function of this name does.
+    #[cfg(target_os = "linux")]
+    #[unsafe(no_mangle)]
+    extern "C" fn fsync(file: std::ffi::c_int) -> std::ffi::c_int {
+        if let Ok(path) = fs::read_link(format!("/proc/self/fd/{file}")) {
+            let content = fs::read_to_string(&path).unwrap_or_default();
+            let named = fs::read_to_string(path.with_file_name("synced.json"));
+            SYNCED
+                .lock()
+                .unwrap()
+                .push((content.clone(), named.is_ok_and(|named| named == content)));
+        }
+        unsafe { libc::syscall(libc::SYS_fsync, file) as std::ffi::c_int }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_is_on_the_disk_before_it_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["first of these", "second of these"] {
+            write(&folder.path().join("synced.json"), text).unwrap();
+            let synced = std::mem::take(&mut *SYNCED.lock().unwrap());
+            assert!(synced.contains(&(text.to_owned(), false)), "{synced:?}");
+        }
+    }
 }

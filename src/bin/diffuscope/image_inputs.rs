@@ -70,10 +70,16 @@ impl ImageInputs {
         }
     }
 
-    /// The files that are read.
-    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        let all = [&self.init, &self.mask, &self.depth, &self.small, &self.initial_latents];
-        all.into_iter().flatten()
+    /// The files that are read, and what they are.
+    pub fn paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let all = [
+            ("init", &self.init),
+            ("mask", &self.mask),
+            ("depth", &self.depth),
+            ("small", &self.small),
+            ("initial_latents", &self.initial_latents),
+        ];
+        all.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?)))
     }
 
     fn variation(&self) -> Result<Option<Variation>> {
@@ -133,17 +139,8 @@ impl ImageInputs {
 
     /// What the PNG of a picture records of this.
     pub fn texts(&self) -> Vec<(&'static str, String)> {
-        let paths = [
-            ("init", &self.init),
-            ("mask", &self.mask),
-            ("depth", &self.depth),
-            ("small", &self.small),
-            ("initial_latents", &self.initial_latents),
-        ];
-        let mut texts: Vec<_> = paths
-            .into_iter()
-            .filter_map(|(key, path)| Some((key, path.as_ref()?.display().to_string())))
-            .collect();
+        let mut texts: Vec<_> =
+            self.paths().map(|(key, path)| (key, path.display().to_string())).collect();
         texts.extend(self.strength.map(|strength| ("strength", strength.to_string())));
         texts.extend(self.small.as_ref().map(|_| ("noise_level", self.noise_level.to_string())));
         texts.extend(self.variation.iter().map(|variation| ("variation", variation.clone())));

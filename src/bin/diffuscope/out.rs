@@ -55,6 +55,18 @@ impl Out {
         matches!(self, Self::Folder(_))
     }
 
+    /// The files that are there and would be replaced by pictures of these names.
+    pub fn replaced(&self, names: impl IntoIterator<Item = String>) -> Vec<PathBuf> {
+        let all: Vec<PathBuf> = match self {
+            Self::New(_) => Vec::new(),
+            Self::File(path) => vec![path.clone()],
+            Self::Folder(folder) => {
+                names.into_iter().map(|name| folder.join(format!("{name}.png"))).collect()
+            }
+        };
+        all.into_iter().filter(|path| path.exists()).collect()
+    }
+
     /// Writes a picture, in a folder under this name; returns its path. Creates the folder. A new file takes the first
     /// name that is free at this moment: another run may have taken some since this one began.
     pub fn write(&self, name: &str, png: &[u8]) -> Result<PathBuf> {
@@ -87,14 +99,44 @@ pub fn check_place(path: &Path) -> Result<()> {
     can_be_written(path)
 }
 
-/// Whether two paths name one file, which need not be there.
-pub fn same_place(a: &Path, b: &Path) -> bool {
-    let place = |path: &Path| {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
-        Some(folder.join(path.file_name()?))
+/// Refuses what would be written over something that the same call reads: a file, or a part of a folder. Outputs come
+/// with their options, inputs with what they are. A folder among the outputs is written as a whole.
+pub fn check_apart(outputs: &[(&str, &Path)], inputs: &[(&str, &Path)]) -> Result<()> {
+    for (option, output) in outputs {
+        if let Some((read, input)) = inputs.iter().find(|(_, input)| overlap(output, input)) {
+            let todo = format!("{} is read by the same call ({read})", input.display());
+            let expected = "a file of its own";
+            return Err(Error::argument(*option, expected, output.display()).hint(todo));
+        }
+    }
+    Ok(())
+}
+
+/// Whether writing to `output` changes `input`.
+fn overlap(output: &Path, input: &Path) -> bool {
+    let within = |inner: &Path, outer: &Path| {
+        let both = inner.canonicalize().ok().zip(outer.canonicalize().ok());
+        outer.is_dir() && both.is_some_and(|(inner, outer)| inner.starts_with(outer))
     };
-    a == b || place(a).is_some_and(|place_of_a| Some(place_of_a) == place(b))
+    // Of a folder, no PNG is read.
+    same_file(output, input) || within(input, output) || within(output, input) && !is_png(output)
+}
+
+/// Whether two paths name one file, which need not be there. Links are followed.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    let one = |a: Option<PathBuf>, b: Option<PathBuf>| a.is_some() && a == b;
+    a == b || one(place(a), place(b)) || one(a.canonicalize().ok(), b.canonicalize().ok())
+}
+
+/// Where a name stands, which may be taken or free: its folder without links.
+fn place(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+    Some(folder.join(path.file_name()?))
+}
+
+pub fn is_png(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
 }
 
 /// A text as part of a file name.

@@ -9,7 +9,7 @@ use diffuscope::figures::schedule_figure;
 use diffuscope::pipeline::tiny_folder;
 use diffuscope::{Error, Result};
 
-use crate::out::check_place;
+use crate::out::{check_apart, check_place};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -32,8 +32,10 @@ pub fn run(args: ScheduleArgs) -> Result<()> {
         return Err(Error::argument("--out", "FILE.png", args.out.display()));
     }
     check_place(&args.out)?;
-    let folder = args.model.unwrap_or_else(tiny_folder);
-    let config = SchedulerConfig::open(locate(folder.join("scheduler/scheduler_config.json"))?)?;
+    let file =
+        args.model.unwrap_or_else(tiny_folder).join("scheduler").join("scheduler_config.json");
+    check_apart(&[("--out", &args.out)], &[("model", &file)])?;
+    let config = SchedulerConfig::open(locate(file)?)?;
     let schedule = config.schedule()?;
     let (betas, bars, snr) = (schedule.betas(), schedule.alphas_cumprod(), schedule.snr());
     let last = betas.len().saturating_sub(1);

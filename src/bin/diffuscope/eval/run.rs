@@ -23,16 +23,27 @@ use super::latents::reconstruct;
 use super::scorer::Scorer;
 use super::summary;
 use super::true_scenes::{TrueScenes, read_captions};
-use crate::out::check_place;
+use crate::out::{check_apart, check_place};
+
+/// The files of an evaluation.
+const SCORES: &str = "scores.json";
+const CURVES: &str = "scores.png";
+const SHEET: &str = "sheet.png";
 
 pub fn run(args: EvalArgs) -> Result<()> {
     args.check()?;
     std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
-    let scores_path = args.out.join("scores.json");
+    let scores_path = args.out.join(SCORES);
     check_place(&scores_path)?;
     let device = args.compute.device()?;
     let folder = args.model.clone().unwrap_or_else(tiny_folder);
     let judge_folder = args.judge.clone().unwrap_or_else(judge_folder);
+    let written = [SCORES, CURVES, SHEET].map(|name| args.out.join(name));
+    let written = written.each_ref().map(|path| ("--out", path.as_path()));
+    // Folders that are read hold none of these.
+    let read = [("model", folder.as_path()), ("judge", judge_folder.as_path())];
+    let read = read.into_iter().chain(args.captions.as_deref().map(|path| ("captions", path)));
+    check_apart(&written, &read.filter(|(_, path)| path.is_file()).collect::<Vec<_>>())?;
     let judge = Judge::open(&judge_folder, Kind::Float, device)?;
     let model = ScoredModel::open(&args, &folder, device)?;
     let scenes = Scenes::new(model.picture_size(&judge)?)?;
@@ -90,7 +101,7 @@ fn score_settings(
     scores: &mut Scores,
     scores_path: &Path,
 ) -> Result<[PathBuf; 2]> {
-    let [curves, sheet_path] = ["scores.png", "sheet.png"].map(|name| args.out.join(name));
+    let [curves, sheet_path] = [CURVES, SHEET].map(|name| args.out.join(name));
     'settings: for &steps in &args.steps {
         for &scale in &args.sampling.guidance {
             let (setting, sheet) = match scorer.score(steps, scale) {

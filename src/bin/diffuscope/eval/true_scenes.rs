@@ -19,7 +19,7 @@ pub struct TrueScenes {
 
 /// A caption that somebody wrote, and a scene that it is true of.
 #[derive(Deserialize)]
-struct CaptionLine {
+struct OwnCaption {
     caption: String,
     truth: Truth,
     #[serde(default = "says_all")]
@@ -35,8 +35,8 @@ pub fn read_captions(path: &Path) -> Result<Vec<(String, Truth, CaptionForm)>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = |(i, line): (usize, &str)| {
-        let line: std::result::Result<CaptionLine, _> = serde_json::from_str(line);
-        let CaptionLine { caption, truth, form } =
+        let line: std::result::Result<OwnCaption, _> = serde_json::from_str(line);
+        let OwnCaption { caption, truth, form } =
             line.map_err(|e| Error::config(path, format!("line {}: {e}", i + 1)))?;
         Ok((caption, truth, form))
     };

@@ -12,7 +12,6 @@ use diffuscope::{Error, Result};
 
 use crate::image_inputs::ImageInputs;
 use crate::options::{ComputeArgs, SamplingArgs, Seed};
-use crate::out::same_place;
 
 /// Most pictures of one call.
 const MOST: usize = 1024;
@@ -106,6 +105,8 @@ Examples:
   diffuscope generate \"a castle\" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance 7.5
   diffuscope generate \"a castle\" --model ~/stable-diffusion-v1-5 --lora watercolour.safetensors:0.8
 
+What a call reads is never written over: --out and --trace are refused where they name such a file.
+
 Ctrl-C stops after the step under way, writes what there is and exits with code 130; a second Ctrl-C stops at once.
 
 A PNG carries as text what it was made with: prompt, negative_prompt, seed, guidance_scale, sampler,
@@ -139,7 +140,6 @@ impl GenerateArgs {
     /// What can be said before a model is opened.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
-        self.check_places()?;
         if self.trace.is_some() && self.sampling.guidance.len() != 1 {
             let got = self.sampling.guidance.len();
             return Err(Error::argument("--guidance with --trace", "one scale", got)
@@ -156,25 +156,6 @@ impl GenerateArgs {
         }
         self.rule(self.sampling.guidance[0])?;
         self.inputs.check()
-    }
-
-    /// Refuses a file that would be written over another file of the same call.
-    fn check_places(&self) -> Result<()> {
-        let Some(trace) = &self.trace else { return Ok(()) };
-        if trace.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
-            let todo = "a PNG is a picture, which --out names";
-            return Err(Error::argument("--trace", "F.safetensors", trace.display()).hint(todo));
-        }
-        let loras = self.loras.iter().map(|lora| &lora.path);
-        let read = loras.chain(&self.model).chain(self.inputs.paths());
-        for path in read.chain(&self.out) {
-            if same_place(path, trace) {
-                let expected = "a file of its own";
-                let todo = "this one is read or written by the same call";
-                return Err(Error::argument("--trace", expected, trace.display()).hint(todo));
-            }
-        }
-        Ok(())
     }
 
     /// What is stated of the checkpoint that it may not say itself.

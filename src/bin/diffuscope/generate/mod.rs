@@ -14,7 +14,7 @@ use tch::Device;
 
 pub use args::GenerateArgs;
 use args::LoraFile;
-use output::{DrawnPicture, write};
+use output::{DrawnPicture, check_places, write};
 
 use crate::out::{Out, check_place};
 use crate::terminal::{bar, say};
@@ -23,6 +23,7 @@ use crate::terminal::{bar, say};
 pub fn run(mut args: GenerateArgs) -> Result<()> {
     args.check()?;
     let out = Out::new(args.out.as_deref(), &args.prompts[0])?;
+    check_places(&args, &out)?;
     if let Some(path) = &args.trace {
         check_place(path)?;
     }

@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use diffuscope::pipeline::Trace;
 use diffuscope::plot::{self, Sheet};
 use diffuscope::sampler::Sampler;
-use diffuscope::{Result, picture};
+use diffuscope::{Error, Result, picture};
 use tch::Tensor;
 
 use super::args::{GenerateArgs, LoraFile};
 use crate::options::Seed;
-use crate::out::{Out, slug};
+use crate::out::{Out, check_apart, is_png, same_file, slug};
 
 /// Most pictures in a row of a contact sheet.
 const COLUMNS: usize = 6;
+
+/// The name of the sheet in a folder.
+const SHEET: &str = "sheet";
 
 /// The texts that a file carries: key and value.
 pub type Texts = Vec<(String, String)>;
@@ -39,18 +42,14 @@ pub fn write(
     let mut files = Vec::new();
     if !several || out.is_folder() {
         for (i, one) in drawn.iter().enumerate() {
-            let DrawnPicture { seed, guidance_scale, .. } = one;
-            let mut name = format!("{i:03}-{}-seed-{seed}", slug(&one.prompt));
-            if args.sampling.guidance.len() > 1 {
-                name += &format!("-guidance-{guidance_scale}");
-            }
+            let name = picture_name(args, i, &one.prompt, one.seed, one.guidance_scale);
             let mut picture = picture::to_rgb8(&one.image)?;
             files.push((name, picture.remove(0), texts(one, settings)));
         }
     }
     if several {
         let sheet = sheet(args, drawn, settings)?.rgb8()?;
-        files.push(("sheet".to_owned(), sheet, texts_of_all.clone()));
+        files.push((SHEET.to_owned(), sheet, texts_of_all.clone()));
     }
     let mut written = Vec::new();
     for (name, picture, texts) in files {
@@ -61,6 +60,51 @@ pub fn write(
         written.push(path.clone());
     }
     Ok(written)
+}
+
+/// The name of the `i`th picture in a folder.
+fn picture_name(args: &GenerateArgs, i: usize, prompt: &str, seed: Seed, scale: f64) -> String {
+    let name = format!("{i:03}-{}-seed-{seed}", slug(prompt));
+    match args.sampling.guidance.len() {
+        1 => name,
+        _ => format!("{name}-guidance-{scale}"),
+    }
+}
+
+/// The names of all files that a call may write into a folder.
+fn names(args: &GenerateArgs) -> Vec<String> {
+    let prompts: Vec<&String> =
+        args.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, args.count)).collect();
+    let mut names = Vec::new();
+    for &scale in &args.sampling.guidance {
+        for (i, prompt) in prompts.iter().enumerate() {
+            names.push(picture_name(args, names.len(), prompt, args.seed.after(i), scale));
+        }
+    }
+    names.extend((names.len() > 1).then(|| SHEET.to_owned()));
+    names
+}
+
+/// Refuses a file that would be written over another file of the same call.
+pub fn check_places(args: &GenerateArgs, out: &Out) -> Result<()> {
+    let mut inputs: Vec<(&str, &Path)> = args.inputs.paths().collect();
+    for (what, path) in [("model", &args.model), ("configs", &args.configs)] {
+        inputs.extend(path.as_deref().map(|path| (what, path)));
+    }
+    inputs.extend(args.loras.iter().map(|lora| ("lora", lora.path.as_path())));
+    let replaced = out.replaced(names(args));
+    let pictures: Vec<_> = replaced.iter().map(|path| ("--out", path.as_path())).collect();
+    check_apart(&pictures, &inputs)?;
+    let Some(trace) = &args.trace else { return Ok(()) };
+    if is_png(trace) {
+        let todo = "a PNG is a picture, which --out names";
+        return Err(Error::argument("--trace", "F.safetensors", trace.display()).hint(todo));
+    }
+    if args.out.as_deref().is_some_and(|out| same_file(out, trace)) {
+        let got = format!("{}, as --out", trace.display());
+        return Err(Error::argument("--trace", "a file of its own", got));
+    }
+    check_apart(&[("--trace", trace)], &inputs)
 }
 
 impl GenerateArgs {

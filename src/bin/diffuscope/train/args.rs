@@ -1,7 +1,7 @@
 //! The options that all trainings have.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -12,6 +12,7 @@ use diffuscope::{Error, Result};
 use tch::{Device, Kind};
 
 use crate::options::{DeviceOptionArgs, Dtype, Seed};
+use crate::out::check_apart;
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -76,8 +77,13 @@ fn trainable_dtype() -> impl TypedValueParser<Value = Dtype> {
 }
 
 impl TrainArgs {
-    /// The settings of the training, on a device that it tells the user.
-    pub fn settings(&self) -> Result<TrainSettings> {
+    /// The settings of the training, on a device that it tells the user. `reads` are the folders that it reads beside
+    /// `--from`, and what they are.
+    pub fn settings(&self, reads: &[(&str, &Path)]) -> Result<TrainSettings> {
+        let model = self.out.join("model");
+        let from = self.from.iter().map(|from| ("from", from.as_path()));
+        let reads: Vec<_> = reads.iter().copied().chain(from).collect();
+        check_apart(&[("--out", &model)], &reads)?;
         let minutes = self.checkpoint_minutes;
         if !(0. ..=1e6).contains(&minutes) {
             return Err(Error::argument("--checkpoint-minutes", "0 to 1000000", minutes));

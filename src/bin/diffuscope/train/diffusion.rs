@@ -55,7 +55,7 @@ pub struct DiffusionArgs {
 }
 
 pub fn run(args: DiffusionArgs) -> Result<()> {
-    let settings = args.common.settings()?;
+    let settings = args.common.settings(&[("vae", &args.vae), ("tokenizer", &args.tokenizer)])?;
     let vae = Vae::open(args.vae.join("vae"), Kind::Float, settings.device)?;
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
     let latents = captioned_latents(&args, &settings, &tokenizer)?;

@@ -18,7 +18,7 @@ pub struct JudgeArgs {
 
 pub fn run(args: JudgeArgs) -> Result<()> {
     let config = judge_config(args.common.size as i64);
-    let settings = args.common.settings()?;
+    let settings = args.common.settings(&[])?;
     let scenes = Composer::new(&args.common)?.all()?;
     let progress = show_progress(settings.steps);
     say(&train_judge(&scenes.pictures, &scenes.truths, &config, &settings, progress)?.to_string());

@@ -52,7 +52,8 @@ pub fn run(args: VaeArgs) -> Result<()> {
         scaling_factor: 1.,
         ..VaeConfig::default()
     };
-    let settings = args.common.settings()?;
+    let judge: Vec<_> = args.judge.iter().map(|judge| ("judge", judge.as_path())).collect();
+    let settings = args.common.settings(&judge)?;
     let scenes = Composer::new(&args.common)?.all()?;
     let VaeArgs { edge, kl, perceptual, judge, .. } = args;
     let weights = VaeLossWeights { edge, kl, perceptual, judge };
