@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use diffuscope::device::check_memory;
 use diffuscope::models::clip::{TextConfig, Tokenizer};
 use diffuscope::models::unet::UNetConfig;
 use diffuscope::models::vae::Vae;
@@ -10,7 +11,7 @@ use diffuscope::tensor_file::{TensorFile, weight_files};
 use diffuscope::train::diffusion::{DiffusionSettings, FrozenParts, train_diffusion};
 use diffuscope::train::{CaptionedLatents, TrainSettings};
 use diffuscope::{Error, Result};
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::args::TrainArgs;
 use super::progress::show_progress;
@@ -129,7 +130,12 @@ fn captioned_latents(
         let TrainingScenes { pictures, captions, .. } = scenes?;
         CaptionedLatents::encode(&pictures, &captions, &vae, tokenizer)
     };
-    let parts = Composer::new(&args.common)?.parts(4096).map(part).collect::<Result<Vec<_>>>()?;
+    let side = (args.common.size as i64 / vae.config().factor()) as f64;
+    let bytes =
+        *scenes as f64 * (8. * vae.config().latent_channels as f64 * side * side + 77. * 16.);
+    check_memory(Device::Cpu, format!("the latents of {scenes} scenes"), bytes)
+        .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))?;
+    let parts = Composer::new(&args.common, 4096)?.parts().map(part).collect::<Result<Vec<_>>>()?;
     let latents = CaptionedLatents::cat(&parts)?;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     latents.save(&path, &source)?;

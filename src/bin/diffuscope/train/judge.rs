@@ -7,7 +7,7 @@ use diffuscope::train::judge::train_judge;
 
 use super::args::TrainArgs;
 use super::progress::show_progress;
-use super::scenes::Composer;
+use super::scenes::TrainingScenes;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -19,7 +19,7 @@ pub struct JudgeArgs {
 pub fn run(args: JudgeArgs) -> Result<()> {
     let config = judge_config(args.common.size as i64);
     let settings = args.common.settings(&[])?;
-    let scenes = Composer::new(&args.common)?.all()?;
+    let scenes = TrainingScenes::compose(&args.common)?;
     let progress = show_progress(settings.steps);
     say(&train_judge(&scenes.pictures, &scenes.truths, &config, &settings, progress)?.to_string());
     Ok(())

@@ -20,6 +20,7 @@ pub const MOST_SCENES: usize = 10_000_000;
 pub struct Composer {
     scenes: Scenes,
     count: usize,
+    most: usize,
     seed: u64,
     bar: ProgressBar,
 }
@@ -34,29 +35,28 @@ pub struct TrainingScenes {
 }
 
 impl Composer {
-    pub fn new(args: &TrainArgs) -> Result<Self> {
+    /// For up to `most` scenes at a time.
+    pub fn new(args: &TrainArgs, most: usize) -> Result<Self> {
         let &TrainArgs { scenes: count, size, seed, .. } = args;
         if !(1..=MOST_SCENES).contains(&count) {
             return Err(Error::argument("--scenes", format!("1 to {MOST_SCENES}"), count));
         }
         // Large sprites take a minute: memory comes first.
+        let most = most.clamp(1, count);
         if size <= Scenes::LARGEST {
-            check_memory_for(1, size)?;
+            // The pixels, and their copies in another order.
+            let bytes = 9. * most as f64 * (size as f64).powi(2);
+            check_memory(Device::Cpu, format!("{most} scenes of {size} pixels"), bytes)
+                .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))?;
         }
         let bar = bar(count as u64, "composing scenes {bar:30} {pos}/{len} {eta}");
-        Ok(Self { scenes: Scenes::new(size)?, count, seed: seed.unsigned(), bar })
+        Ok(Self { scenes: Scenes::new(size)?, count, most, seed: seed.unsigned(), bar })
     }
 
-    /// All of them.
-    pub fn all(&self) -> Result<TrainingScenes> {
-        check_memory_for(self.count, self.scenes.size())?;
-        self.compose(0..self.count)
-    }
-
-    /// All of them, `many` at a time.
-    pub fn parts(&self, many: usize) -> impl Iterator<Item = Result<TrainingScenes>> {
-        let part = move |start| self.compose(start..self.count.min(start + many));
-        (0..self.count).step_by(many).map(part)
+    /// All of them, a part at a time.
+    pub fn parts(&self) -> impl Iterator<Item = Result<TrainingScenes>> {
+        let part = |start| self.compose(start..self.count.min(start + self.most));
+        (0..self.count).step_by(self.most).map(part)
     }
 
     /// Composes these, on all cores.
@@ -105,15 +105,16 @@ impl Composer {
     }
 }
 
+impl TrainingScenes {
+    /// All scenes at once.
+    pub fn compose(args: &TrainArgs) -> Result<Self> {
+        let composer = Composer::new(args, args.scenes)?;
+        composer.compose(0..composer.count)
+    }
+}
+
 impl Drop for Composer {
     fn drop(&mut self) {
         self.bar.finish();
     }
-}
-
-/// Refuses more pictures than the memory holds: their pixels, and the copies of them in another order.
-fn check_memory_for(count: usize, size: usize) -> Result<()> {
-    let bytes = 9. * count as f64 * (size as f64).powi(2);
-    check_memory(Device::Cpu, format!("{count} scenes of {size} pixels"), bytes)
-        .map_err(|e| e.hint("train on fewer scenes, or on smaller ones"))
 }

@@ -9,7 +9,7 @@ use diffuscope::train::vae::{VaeLossWeights, train_vae};
 
 use super::args::TrainArgs;
 use super::progress::show_progress;
-use super::scenes::Composer;
+use super::scenes::TrainingScenes;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -54,7 +54,7 @@ pub fn run(args: VaeArgs) -> Result<()> {
     };
     let judge: Vec<_> = args.judge.iter().map(|judge| ("judge", judge.as_path())).collect();
     let settings = args.common.settings(&judge)?;
-    let scenes = Composer::new(&args.common)?.all()?;
+    let scenes = TrainingScenes::compose(&args.common)?;
     let VaeArgs { edge, kl, perceptual, judge, .. } = args;
     let weights = VaeLossWeights { edge, kl, perceptual, judge };
     let progress = show_progress(settings.steps);
