@@ -454,10 +454,23 @@ fn an_inverted_picture_is_drawn_again() -> Result<()> {
     }
     println!("inverted and drawn again: {:.1e} apart, {:.1e} with 6 iterations", gaps[0], gaps[1]);
     assert!(gaps[0] < 0.2 && gaps[1] < 0.1 * gaps[0], "{gaps:?}");
-    let euler = Request {
-        sampler: Some("euler".parse()?),
-        ..asked(Some(InitImage::new(drawn.image, 1.)), None)
+    // Back through a prompt that changes halfway: each text at its own steps, or the picture is lost.
+    let changing = |init, initial_latents| Request {
+        num_inference_steps: 10,
+        weighted_prompts: true,
+        prompts: vec!["[a red apple on the grass:a blue fish at night:0.5]".into()],
+        ..asked(init, initial_latents)
     };
+    let init = || Some(InitImage::new(drawn.image.shallow_clone(), 1.));
+    let of_one = Request { num_inference_steps: 10, ..asked(init(), None) };
+    let [of_both, of_one] =
+        [changing(init(), None), of_one].map(|request| model.invert(&request, 6));
+    let again = |x_t| model.generate(&changing(None, Some(x_t)));
+    let [right, wrong] =
+        [apart(&again(of_both?)?.latents, &x_0), apart(&again(of_one?)?.latents, &x_0)];
+    println!("with a prompt that changes: {right:.1e}, inverted without the change: {wrong:.1e}");
+    assert!(right < 0.1 && wrong > 10. * right, "{right} {wrong}");
+    let euler = Request { sampler: Some("euler".parse()?), ..asked(init(), None) };
     assert!(model.invert(&euler, 1).is_err());
     Ok(())
 }
