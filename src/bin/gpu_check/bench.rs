@@ -80,8 +80,10 @@ pub fn said_by(command: &mut Command) -> Result<String> {
     }
 }
 
+/// The last line that says something: Rust's advice to ask for a backtrace does not.
 fn last_line(text: &str) -> &str {
-    text.lines().last().unwrap_or("nothing on its standard error")
+    let mut lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with("note: "));
+    lines.next_back().unwrap_or("nothing on its standard error")
 }
 
 /// A file in a folder, if it is there.

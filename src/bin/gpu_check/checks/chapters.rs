@@ -23,8 +23,18 @@ pub fn run(bench: &Bench) -> Result<Outcome> {
     let said = said_by(&mut command)?;
     let took = format!("{:.1} seconds", started.elapsed().as_secs_f64());
     let chapters = said.lines().filter(|line| line.starts_with("== ")).count();
-    let fault = (!said.lines().any(|line| line == format!("device: {name}")))
-        .then(|| format!("they did not run on {name}"));
-    let faults: Vec<String> = fault.into_iter().collect();
-    Ok(Outcome::faults(&faults).note(format!("{chapters} chapters")).note(took))
+    let mut faults = Vec::new();
+    if !said.lines().any(|line| line == format!("device: {name}")) {
+        faults.push(format!("they did not run on {name}"));
+    }
+    // A figure is a picture and its words; one that cannot be drawn, words alone.
+    let blocks = |mime: &str| said.lines().filter(|line| line.ends_with(mime)).count();
+    let (pictures, words) = (
+        blocks("_CONTENT image/png") + blocks("_CONTENT text/html"),
+        blocks("_CONTENT text/plain"),
+    );
+    if pictures != words {
+        faults.push(format!("{pictures} of {words} figures were drawn"));
+    }
+    Ok(Outcome::faults(&faults).note(format!("{chapters} chapters, {pictures} figures")).note(took))
 }
