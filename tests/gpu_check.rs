@@ -89,6 +89,30 @@ fn a_check_that_fails_is_noticed() {
     assert!(!done.status.success() && said.contains("euler.safetensors"), "{said}");
 }
 
+/// libtorch looks for its CUDA library when it is first seeded, and not again: a program that draws noise before it picks a
+/// device has a GPU nevertheless. The library here only says that there is one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_gpu_is_found_also_after_noise_was_drawn() {
+    let Some(libtorch) = std::env::var_os("LIBTORCH").map(std::path::PathBuf::from) else { return };
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("lib")).unwrap();
+    let include = libtorch.join("include");
+    let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
+    compiler.args(["-std=c++20", "-shared", "-fPIC", "-I"]).arg(&include);
+    compiler.arg("-I").arg(include.join("torch/csrc/api/include"));
+    compiler.arg(Path::new(ROOT).join("tests/golden/devices/cuda_hooks.cpp"));
+    compiler.arg("-o").arg(place.path().join("lib/libtorch_cuda.so"));
+    compiler.arg("-L").arg(libtorch.join("lib")).args(["-lc10", "-ltorch_cpu"]);
+    assert!(compiler.status().unwrap().success());
+    for task in ["pick", "pick-after-noise"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-check"));
+        command.args(["--child", task]).env("LIBTORCH", place.path()).env_remove(VARIABLE);
+        let done = command.output().unwrap();
+        assert_eq!(text(&done.stdout), "cuda:0\n", "{task}: {}", text(&done.stderr));
+    }
+}
+
 fn copy(from: &Path, to: &Path, whole: bool) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -55,14 +55,15 @@ pub struct CheckArgs {
 impl CheckArgs {
     /// The device, or what to do without a GPU.
     pub fn device(&self) -> Result<Device> {
-        let found = cuda();
-        match (&self.device, &found) {
-            (None, Cuda::Usable(_)) => Ok(Device::Cuda(0)),
-            (None, why) => Err(Error::argument("--device", "a GPU, cuda:0", format!("none: {why}")).hint(
+        if let Some(name) = &self.device {
+            return Ok(pick(Some(name))?.device);
+        }
+        match cuda() {
+            Cuda::Usable(_) => Ok(Device::Cuda(0)),
+            why => Err(Error::argument("--device", "a GPU, cuda:0", format!("none: {why}")).hint(
                 "--device cpu is a dry run: it runs the same checks on the CPU, to show that they are right when a GPU \
                  comes, and writes no docs/gpu.json",
             )),
-            (Some(name), _) => Ok(pick(Some(name))?.device),
         }
     }
 

@@ -9,6 +9,7 @@ mod outcome;
 mod report;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -46,12 +47,12 @@ fn run(args: &CheckArgs) -> Result<ExitCode> {
         checks::all().iter().for_each(|check| println!("{}", check.name));
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(task) = &args.child {
+        return child(task, args);
+    }
     let device = args.device()?;
     let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let bench = args.bench(device, folder.path())?;
-    if let Some(task) = &args.child {
-        return child(task, &bench);
-    }
     if device != Device::Cpu && std::env::var_os(NO_TF32.0).is_none() {
         return again_without_tf32();
     }
@@ -93,14 +94,15 @@ fn checked(check: &GpuCheck, bench: &Bench) -> CheckedItem {
 }
 
 /// What a check asks of a process of its own: the device that is picked there, or how much memory is in use.
-fn child(task: &str, bench: &Bench) -> Result<ExitCode> {
+fn child(task: &str, args: &CheckArgs) -> Result<ExitCode> {
+    // Nothing comes before the tasks: what is asked is what a program meets that begins with them.
     match task {
         "pick" => println!("{}", device::name(device::pick(None)?.device)),
         "pick-after-noise" => {
             let _ = noise::standard_normal(&[1], 0)?;
             println!("{}", device::name(device::pick(None)?.device));
         }
-        "memory" => checks::print_used_memory(bench)?,
+        "memory" => checks::print_used_memory(&args.bench(args.device()?, Path::new(""))?)?,
         other => return Err(Error::argument("--child", "a task that a check asks for", other)),
     }
     Ok(ExitCode::SUCCESS)
