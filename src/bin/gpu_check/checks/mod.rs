@@ -17,11 +17,13 @@ use tch::Kind;
 use crate::bench::Bench;
 use crate::outcome::Outcome;
 
+type CheckBody = Box<dyn Fn(&Bench) -> Result<Outcome>>;
+
 /// One check: its name, whether it takes more than some seconds on a CPU, and what it does.
 pub struct GpuCheck {
     pub name: String,
     pub slow: bool,
-    pub run: Box<dyn Fn(&Bench) -> Result<Outcome>>,
+    pub run: CheckBody,
 }
 
 fn quick(name: impl Into<String>, run: impl Fn(&Bench) -> Result<Outcome> + 'static) -> GpuCheck {

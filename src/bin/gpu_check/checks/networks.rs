@@ -70,7 +70,7 @@ fn unets(bench: &Bench, kind: Kind, bound: f64) -> Result<Outcome> {
 fn autoencoders(bench: &Bench, kind: Kind, bound: f64) -> Result<Outcome> {
     worst(bench, bench.folders("vae")?, bound, |name, numbers, worst| {
         let folder = bench.golden(name);
-        let config: VaeConfig = read_config(&folder.join("config.json"))?;
+        let config: VaeConfig = read_config(folder.join("config.json"))?;
         // Not `Vae::open`, which takes f32 in place of f16 where a large autoencoder would overflow.
         let params = Params::open(&weight_files(&folder)?, kind, bench.device)?;
         let vae = Vae::new(&params, &config)?;
