@@ -15,8 +15,9 @@ name = "chapters"
 version = "0.0.0"
 edition = "2024"
 
+# With the features of the other program, so that all that both are built from is compiled once.
 [dependencies]
-diffuscope = { path = "ROOT" }
+diffuscope = { path = "ROOT", features = ["gpu-check"] }
 
 [workspace]
 "#;
@@ -41,10 +42,6 @@ pub fn make(project: &Project) -> Result<PathBuf> {
         let path = folder.join(file);
         // What has not changed is not compiled again.
         if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
-            continue;
-        }
-        // Cargo completes the lock file itself.
-        if file == "Cargo.lock" && path.exists() {
             continue;
         }
         write(&path, &text)?;
