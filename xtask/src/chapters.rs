@@ -33,8 +33,12 @@ pub fn make(project: &Project) -> Result<PathBuf> {
     let lock = std::fs::read_to_string(project.root.join("Cargo.lock"))
         .map_err(|error| format!("could not read Cargo.lock: {error}"))?;
     let manifest = folder.join("Cargo.toml");
+    let own = std::fs::read_to_string(project.root.join("Cargo.toml"))
+        .map_err(|error| format!("could not read Cargo.toml: {error}"))?;
+    // And with the same profiles.
+    let profiles = own.find("\n[profile.").map_or("", |at| &own[at..]);
     for (file, text) in [
-        ("Cargo.toml", MANIFEST.replace("ROOT", &project.root.to_string_lossy())),
+        ("Cargo.toml", MANIFEST.replace("ROOT", &project.root.to_string_lossy()) + profiles),
         // The same versions, which are compiled already.
         ("Cargo.lock", lock),
         ("src/main.rs", program(&chapters)),

@@ -106,7 +106,7 @@ pub fn gap(got: &Tensor, expected: &Tensor) -> Result<f64> {
     Ok(if difference == 0. { 0. } else { difference / largest })
 }
 
-/// The largest of many gaps, and where it was. NaN is the largest.
+/// The largest of many gaps, and where it was, if there is any. NaN is the largest.
 #[derive(Default)]
 pub struct WorstGap {
     pub gap: f64,
@@ -120,7 +120,7 @@ impl WorstGap {
     }
 
     pub fn take_number(&mut self, place: &str, gap: f64) {
-        if self.gap.is_nan() || self.gap > gap {
+        if self.gap.is_nan() || self.gap >= gap {
             return;
         }
         (self.gap, self.place) = (gap, place.to_owned());
