@@ -1,6 +1,7 @@
 //! Where tensors live: CUDA if it is there, else the CPU, and why.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
@@ -71,7 +72,7 @@ impl fmt::Display for Cuda {
 /// A linker drops `libtorch_cuda` from a program that refers to nothing in it, and libtorch then
 /// reports that there is no CUDA. So it is loaded here, when the program runs.
 pub fn cuda() -> Cuda {
-    let loaded = load_cuda_library();
+    let loaded = load_cuda_once();
     if tch::Cuda::is_available() {
         return Cuda::Usable(tch::Cuda::device_count());
     }
@@ -79,7 +80,16 @@ pub fn cuda() -> Cuda {
         Ok(()) if load(DRIVER.as_ref()).is_err() => Cuda::NoDriver,
         Ok(()) => Cuda::NoGpu,
         Err(None) => Cuda::CpuBuild,
-        Err(Some(reason)) => Cuda::NotLoaded(reason),
+        Err(Some(reason)) => Cuda::NotLoaded(reason.clone()),
+    }
+}
+
+/// Refuses a GPU that is not there. Asked before the first tensor goes to a device that a program names itself, without
+/// [`pick`]: libtorch knows no GPU before its CUDA library is loaded.
+pub(crate) fn check_present(device: Device) -> Result<()> {
+    match device {
+        Device::Cuda(_) => named(&name(device), cuda).map(|_| ()),
+        _ => Ok(()),
     }
 }
 
@@ -192,6 +202,13 @@ fn load(library: &std::ffi::OsStr) -> std::result::Result<(), String> {
     // Registered kernels point into the library: it stays for the life of the process.
     std::mem::forget(library);
     Ok(())
+}
+
+/// Loads libtorch's CUDA library, if there is one, the first time that it is called. libtorch looks for it when it is first
+/// asked to seed its generators or to count GPUs, and remembers what it found: this has to come before.
+pub(crate) fn load_cuda_once() -> &'static std::result::Result<(), Option<String>> {
+    static LOADED: OnceLock<std::result::Result<(), Option<String>>> = OnceLock::new();
+    LOADED.get_or_init(load_cuda_library)
 }
 
 /// `Err(None)`: there is no such library. `Err(Some(reason))`: it is there and does not load.

@@ -7,14 +7,15 @@ use std::sync::{Mutex, MutexGuard};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::device::check_memory;
-use crate::device::{in_f64, put};
+use crate::device::{check_memory, in_f64, load_cuda_once, put};
 use crate::{Error, Result};
 
 /// tch has only the global generator, so drawing holds this lock.
 static GENERATOR: Mutex<()> = Mutex::new(());
 
 fn lock() -> MutexGuard<'static, ()> {
+    // Seeding asks for the GPUs, which have generators too.
+    let _ = load_cuda_once();
     GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 

@@ -13,9 +13,10 @@ use diffuscope::eval::distances::{frechet_distance, nearest_distances, psnr};
 use diffuscope::eval::validity::Validity;
 use diffuscope::forward::{add_noise, noise_one_step};
 use diffuscope::guidance::{Guidance, Projection, guide, guide_projected, rescale};
-use diffuscope::models::unet::UNetConfig;
+use diffuscope::models::unet::{UNet, UNetConfig};
+use diffuscope::models::vae::VaeConfig;
 use diffuscope::noise::{slerp, standard_normal};
-use diffuscope::pipeline::{KnownRegion, StableDiffusion};
+use diffuscope::pipeline::{KnownRegion, Request, StableDiffusion};
 use diffuscope::prediction::{
     Prediction, epsilon_from_v, epsilon_from_x_0, v_from_epsilon, x_0_from_epsilon, x_0_from_v,
 };
@@ -30,6 +31,7 @@ use diffuscope::schedule::{Schedule, Step};
 use diffuscope::timesteps::Timesteps;
 use diffuscope::train::diffusion::{DiffusionSettings, FrozenParts, train_diffusion};
 use diffuscope::train::losses::denoising_loss;
+use diffuscope::train::vae::{VaeLossWeights, train_vae};
 use diffuscope::train::{CaptionedLatents, OptimizerConfig, TrainSettings};
 use diffuscope::{Error, Result};
 use tch::{CModule, Device, Kind, Tensor};
@@ -379,16 +381,10 @@ fn nothing_in_a_step_asks_for_numbers() {
     }
 }
 
-/// Latents that a GPU encoded are gathered with indices that are drawn on the CPU: they are brought there first, and no
-/// start of a training panics on them. `meta` has nothing to bring.
-#[test]
-fn training_brings_its_data_to_where_it_draws() -> Result<()> {
-    let folder = tempfile::tempdir().unwrap();
-    let model = StableDiffusion::open(golden::path("pipeline/sd1"), Kind::Float, Device::Cpu)?;
-    let ids = model.tokenizer.encode("a cat")?.tensor().repeat([6, 1]);
-    let latents = Tensor::ones([6, 4, 8, 8], tch::kind::FLOAT_CPU);
-    let settings = TrainSettings {
-        out: folder.path().join("out"),
+/// Two steps on the CPU.
+fn settings(out: &Path) -> TrainSettings {
+    TrainSettings {
+        out: out.to_owned(),
         steps: 2,
         batch: 2,
         learning_rate: 1e-3,
@@ -402,7 +398,64 @@ fn training_brings_its_data_to_where_it_draws() -> Result<()> {
         kind: Kind::Float,
         device: Device::Cpu,
         optimizer: OptimizerConfig::default(),
+    }
+}
+
+/// A program may name a GPU without asking whether it is there: `pick` is not the only way to a device.
+#[test]
+fn a_gpu_that_is_not_there_is_refused_wherever_it_is_named() -> Result<()> {
+    let folder = golden::path("pipeline/sd1");
+    let gone = Device::Cuda(99);
+    let refused = |error: Option<Error>| match error {
+        Some(Error::Device { asked, .. }) => assert_eq!(asked, "cuda:99"),
+        other => panic!("{other:?}"),
     };
+    refused(StableDiffusion::open(&folder, Kind::Float, gone).err());
+    refused(UNet::open(folder.join("unet"), Kind::Float, gone).err());
+    let model = StableDiffusion::open(&folder, Kind::Float, Device::Cpu)?.offloaded(gone);
+    refused(model.generate(&Request::new("a cat")).err());
+    refused(model.decode(&Tensor::zeros([1, 4, 2, 2], tch::kind::FLOAT_CPU)).err());
+    let pictures = Tensor::zeros([2, 3, 16, 16], (Kind::Uint8, Device::Cpu));
+    let out = tempfile::tempdir().unwrap();
+    let settings = TrainSettings { device: gone, ..settings(out.path()) };
+    let weights = VaeLossWeights { edge: 0., kl: 0., perceptual: 0., judge: None };
+    let config = VaeConfig::default();
+    refused(train_vae(&pictures, &config, &weights, &settings, |_| ()).err());
+    Ok(())
+}
+
+/// libtorch looks for its CUDA library when it first seeds its generators, and never again: whoever seeds them loads it.
+#[test]
+fn nothing_is_seeded_before_the_cuda_library_is_loaded() {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in files_below(&source) {
+        let code = code_of(&path);
+        if !path.ends_with("noise.rs") {
+            assert!(!code.contains("manual_seed("), "{}: seed with `noise`", path.display());
+            continue;
+        }
+        let functions: Vec<&str> = code.split("\nfn ").flat_map(|f| f.split("\npub fn ")).collect();
+        for function in functions {
+            if let Some((before, _)) = function.split_once("manual_seed(") {
+                assert!(before.contains("lock()"), "{function}");
+            }
+            if let Some(lock) = function.strip_prefix("lock()") {
+                let (load, take) = (lock.find("load_cuda_once()"), lock.find("GENERATOR.lock()"));
+                assert!(load.is_some() && load < take, "{function}");
+            }
+        }
+    }
+}
+
+/// Latents that a GPU encoded are gathered with indices that are drawn on the CPU: they are brought there first, and no
+/// start of a training panics on them. `meta` has nothing to bring.
+#[test]
+fn training_brings_its_data_to_where_it_draws() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let model = StableDiffusion::open(golden::path("pipeline/sd1"), Kind::Float, Device::Cpu)?;
+    let ids = model.tokenizer.encode("a cat")?.tensor().repeat([6, 1]);
+    let latents = Tensor::ones([6, 4, 8, 8], tch::kind::FLOAT_CPU);
+    let settings = settings(&folder.path().join("out"));
     let diffusion = DiffusionSettings {
         text: model.text_encoder.config().clone(),
         unet: UNetConfig::narrow(

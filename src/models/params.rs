@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::device::check_present;
 use crate::tensor_file::NamedTensors;
 use crate::{Error, Result};
 
@@ -118,7 +119,7 @@ impl Params {
     /// `device`.
     ///
     /// # Errors
-    /// A file that cannot be read or is damaged.
+    /// A file that cannot be read or is damaged; a GPU that is not there.
     pub fn open(paths: &[PathBuf], kind: Kind, device: Device) -> Result<Self> {
         Self::of(NamedTensors::open(paths)?, kind, device)
     }
@@ -126,8 +127,9 @@ impl Params {
     /// These tensors, each converted to `kind` and moved to `device` when it is asked for.
     ///
     /// # Errors
-    /// A file whose bytes do not match its checksum.
+    /// A file whose bytes do not match its checksum; a GPU that is not there.
     pub fn of(weights: NamedTensors, kind: Kind, device: Device) -> Result<Self> {
+        check_present(device)?;
         weights.verify()?;
         Ok(Self::new(TensorOrigin::Files(weights), kind, device))
     }
@@ -220,6 +222,7 @@ impl Params {
     /// Lends the network copies of its tensors on `device`. The tensors stay where they are, and the network has them
     /// again when the loan ends, in whatever way; nothing is copied back.
     pub(crate) fn lend(&self, device: Device) -> Result<Loan> {
+        check_present(device)?;
         // Declared first, it ends last: after the store is free again.
         let mut loan = Loan { params: self.clone(), home: Vec::new(), device: self.device() };
         let mut store = self.store.borrow_mut();

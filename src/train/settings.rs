@@ -7,6 +7,7 @@ use std::time::Duration;
 use tch::{Device, Kind};
 
 use super::optimizer::OptimizerConfig;
+use crate::device::check_present;
 use crate::{Error, Result};
 
 /// How long, how fast and where a network is trained.
@@ -67,6 +68,7 @@ impl TrainSettings {
     }
 
     pub(super) fn check(&self) -> Result<()> {
+        check_present(self.device)?;
         if self.steps == 0 {
             return Err(Error::argument("steps", "1 or more", 0));
         }

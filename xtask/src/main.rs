@@ -1,6 +1,8 @@
 //! `cargo xtask`: set-up, tests, notebooks and a check-up, with plain cargo and no libtorch.
 
+mod chapters;
 mod doctor;
+mod gpu_check;
 mod interrupts;
 mod kernel;
 mod lab;
@@ -27,6 +29,10 @@ cargo xtask test       [--cpu | --cuda]
 cargo xtask notebooks  [NAME ...] [--check] [--time]
                        execute chapters and write their outputs back; --check executes without
                        writing and fails on an error; --time prints the seconds of each cell
+cargo xtask gpu-check  [--device cuda:N | cpu] [--out FILE] [--pack FOLDER] [--python PROGRAM]
+                       [--only WORDS ...] [--quick] [--list]
+                       run all that needs a GPU on it and write docs/gpu.json; --device cpu is a
+                       dry run; --pack builds it for a machine without Rust; docs/gpu.md says more
 cargo xtask doctor     what is in place, what is not, and what to do about it
 
   --cpu, --cuda        which libtorch to install; without them CUDA if there is an NVIDIA driver
@@ -37,6 +43,7 @@ enum Task {
     Lab(setup::Flavour, lab::Options),
     Test(setup::Flavour),
     Notebooks(notebooks::Options),
+    GpuCheck(gpu_check::Options),
     Doctor,
     /// What JupyterLab starts as the kernel.
     Kernel {
@@ -75,6 +82,7 @@ fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, le
     let mut flavour = setup::Flavour::Auto;
     let mut lab = lab::Options::default();
     let mut notebooks = notebooks::Options::default();
+    let mut gpu_check = gpu_check::Options::default();
     let mut values = Vec::new();
     while let Some(argument) = arguments.next()? {
         match (task.as_str(), argument) {
@@ -86,6 +94,14 @@ fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, le
             ("notebooks", Long("check")) => notebooks.check = true,
             ("notebooks", Long("time")) => notebooks.time = true,
             ("notebooks", Value(name)) => notebooks.names.push(name.string()?),
+            ("gpu-check", Long("pack")) => gpu_check.pack = Some(arguments.value()?.into()),
+            ("gpu-check", Long(name @ ("device" | "out" | "python" | "only"))) => {
+                let name = format!("--{name}").into();
+                gpu_check.passed_on.extend([name, arguments.value()?]);
+            }
+            ("gpu-check", Long(name @ ("quick" | "list"))) => {
+                gpu_check.passed_on.push(format!("--{name}").into());
+            }
             ("kernel" | "announce", Value(value)) => values.push(value),
             (_, other) => return Err(other.unexpected()),
         }
@@ -95,6 +111,7 @@ fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, le
         "lab" => Ok(Task::Lab(flavour, lab)),
         "test" => Ok(Task::Test(flavour)),
         "notebooks" => Ok(Task::Notebooks(notebooks)),
+        "gpu-check" => Ok(Task::GpuCheck(gpu_check)),
         "doctor" => Ok(Task::Doctor),
         "kernel" if values.len() == 2 => {
             let connection_file = values.remove(1).into();
@@ -121,6 +138,7 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::all(&project, setup::Flavour::Auto)?;
             notebooks::run(&project, &options)?;
         }
+        Task::GpuCheck(options) => return gpu_check::run(&Project::find()?, &options),
         Task::Doctor => return doctor::run(&Project::find()?),
         Task::Kernel { root, connection_file } => {
             return kernel::launch(&Project { root }, &connection_file);

@@ -31,8 +31,8 @@ pub fn run_first_cells(project: &Project) -> Result {
     run_command(&mut command, "a cell did not show what it should (it is shown above)")
 }
 
-/// The chapters named, by file name with or without its end, or by their number; or all.
-fn find(project: &Project, names: &[String]) -> Result<Vec<PathBuf>> {
+/// All chapters, in order.
+pub fn all(project: &Project) -> Result<Vec<PathBuf>> {
     let folder = project.notebooks();
     let mut all: Vec<PathBuf> = std::fs::read_dir(&folder)
         .map_err(|error| format!("could not read {}: {error}", folder.display()))?
@@ -43,6 +43,12 @@ fn find(project: &Project, names: &[String]) -> Result<Vec<PathBuf>> {
         })
         .collect();
     all.sort();
+    Ok(all)
+}
+
+/// The chapters named, by file name with or without its end, or by their number; or all.
+fn find(project: &Project, names: &[String]) -> Result<Vec<PathBuf>> {
+    let all = all(project)?;
     if names.is_empty() {
         return Ok(all);
     }

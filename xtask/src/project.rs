@@ -50,9 +50,16 @@ impl Project {
 
     /// A cargo command whose programs find libtorch whatever the person's own library path is.
     pub fn cargo(&self) -> Command {
+        let mut command = self.plain_cargo();
+        command.envs(self.libtorch_environment());
+        command
+    }
+
+    /// A cargo command with the person's own environment.
+    pub fn plain_cargo(&self) -> Command {
         let mut command =
             Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
-        command.current_dir(&self.root).envs(self.libtorch_environment());
+        command.current_dir(&self.root);
         command
     }
 

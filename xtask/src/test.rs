@@ -1,13 +1,13 @@
 //! Everything that must hold before a change is taken.
 
 use crate::project::{Project, run as run_command};
-use crate::{Result, notebooks, setup};
+use crate::{Result, gpu_check, notebooks, setup};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 type Check = (&'static str, fn(&Project) -> Result);
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     ("format", |project| cargo(project, &["fmt", "--all", "--", "--check"], &[])),
     ("lints", |project| {
         let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked"];
@@ -38,6 +38,7 @@ const CHECKS: [Check; 8] = [
             "cargo doc failed",
         )
     }),
+    ("the chapters as a program, for a GPU machine", gpu_check::check_chapters),
     ("every notebook in a fresh kernel", |project| {
         let check = notebooks::Options { check: true, ..Default::default() };
         notebooks::run(project, &check)

@@ -11,7 +11,7 @@ use super::blocks::{self, ResnetAndTransformer, UNetBlock};
 use super::conditions::Conditions;
 use super::config::UNetConfig;
 use super::embedding::Embedding;
-use crate::device::{self, put};
+use crate::device::{self, put, send};
 use crate::memory::guarded;
 use crate::models::layers::{Conv2d, GroupNorm, ResnetBlock, carried_kind};
 use crate::models::params::{Params, channels_last};
@@ -173,7 +173,7 @@ impl UNet {
             x = Tensor::cat(&[x, here(channels)], 1);
         }
         let context = here(&conditions.context);
-        let t = put(t, Kind::Float, device).expand([sample.size()[0]], false);
+        let t = send(t, Kind::Float, device).expand([sample.size()[0]], false);
         let time = Some(self.embedding.forward(&t, conditions, carried));
         let time = time.as_ref();
         let layer = |x: &Tensor, (resnet, transformer): &ResnetAndTransformer| {
