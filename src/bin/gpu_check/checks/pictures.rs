@@ -1,11 +1,11 @@
 //! Pictures on the device against those on the CPU, and what a model can do besides.
 
-use diffuscope::Result;
 use diffuscope::checkpoint::Lora;
 use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::models::vae::{Tiling, Vae};
 use diffuscope::pipeline::{InitImage, Request, StableDiffusion, Trace};
 use diffuscope::sampler::{Clip, Sampler};
+use diffuscope::{Error, Result};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{AS_ON_THE_CPU, families};
@@ -48,11 +48,9 @@ pub fn initial_latents(bench: &Bench) -> Result<Outcome> {
 
 fn compare_traces(worst: &mut WorstGap, name: &str, got: &Trace, expected: &Trace) -> Result<()> {
     let tensors = |trace: &Trace| {
-        [
+        let whole = [
             ("timesteps", &trace.timesteps),
             ("x_t", &trace.x_t),
-            ("output_uncond", &trace.output_uncond),
-            ("output_cond", &trace.output_cond),
             ("output", &trace.output),
             ("noise_pred", &trace.noise_pred),
             ("x_0", &trace.x_0),
@@ -60,10 +58,21 @@ fn compare_traces(worst: &mut WorstGap, name: &str, got: &Trace, expected: &Trac
             ("latents", &trace.latents),
             ("image", &trace.image),
         ]
-        .map(|(tensor, values)| (format!("{name}, {tensor}"), values.shallow_clone()))
+        .map(|(tensor, values)| (tensor, values.shallow_clone()));
+        // Which steps have an output is part of what is compared.
+        let steps = |outputs: &[Option<Tensor>]| {
+            outputs.iter().flatten().map(Tensor::shallow_clone).collect::<Vec<_>>()
+        };
+        let uncond = steps(&trace.output_uncond).into_iter().map(|x| ("output_uncond", x));
+        let cond = steps(&trace.output_cond).into_iter().map(|x| ("output_cond", x));
+        whole.into_iter().chain(uncond).chain(cond).collect::<Vec<_>>()
     };
-    for ((place, got), (_, expected)) in tensors(got).into_iter().zip(tensors(expected)) {
-        worst.take(&place, &got, &expected)?;
+    let (got, expected) = (tensors(got), tensors(expected));
+    if got.len() != expected.len() {
+        return Err(Error::argument(name, format!("{} tensors", expected.len()), got.len()));
+    }
+    for ((tensor, got), (_, expected)) in got.iter().zip(&expected) {
+        worst.take(&format!("{name}, {tensor}"), got, expected)?;
     }
     Ok(())
 }
