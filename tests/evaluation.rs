@@ -118,3 +118,27 @@ fn a_judge_is_trained_and_scores_the_embedded_model() {
         fails(at, &format!("eval {args}"), said);
     }
 }
+
+#[test]
+fn prompts_that_people_typed_are_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/next/typed.jsonl");
+    let text = fs::read_to_string(all).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 100);
+    let write = |name: &str, lines: &[&str]| fs::write(at.join(name), lines.join("\n")).unwrap();
+    write("few.jsonl", &lines[..15]);
+    fails(at, "eval --captions few.jsonl --out scores", "16 to 100000 captions, got 15");
+    let broken = lines[3].replace("\"count\"", "\"number\"");
+    write("broken.jsonl", &[&lines[..3], &[broken.as_str()], &lines[4..20]].concat());
+    fails(at, "eval --captions broken.jsonl --out scores", "line 4: missing field `count`");
+    fails(at, "eval --captions missing.jsonl --out scores", "missing.jsonl");
+    write("some.jsonl", &lines[..20]);
+    works(at, "eval --captions some.jsonl --steps 1 --guidance 1 --out scores");
+    let scores = Scores::open(at.join("scores/scores.json")).unwrap();
+    assert_eq!((scores.count, scores.captions.as_deref()), (20, Some("some.jsonl")));
+    assert!(scores.scenes.caption.of == 20 && scores.scenes.caption.share > 0.8, "{scores:?}");
+    assert!(scores.drawn[0].valid.is_some());
+    fails(at, "eval --captions some.jsonl --count 20 --out scores", "cannot be used with");
+}
