@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use diffuscope::Result;
 use diffuscope::checkpoint::{Checkpoint, Family, OpenOptions, examine};
+use diffuscope::denoiser::{Denoiser, Half};
 use diffuscope::guidance::{Guidance, Projection};
 use diffuscope::models::vae::Tiling;
 use diffuscope::pipeline::{
@@ -15,6 +16,7 @@ use diffuscope::pipeline::{
 };
 use diffuscope::sampler::Sampler;
 use diffuscope::tensor_file::{TensorFile, write_tensors};
+use diffuscope::timesteps::Timesteps;
 use golden::{Worst, gap as apart};
 use tch::{Device, Kind, Tensor};
 
@@ -670,6 +672,32 @@ fn prompts_with_weights_and_prompts_that_change() -> Result<()> {
         step?;
     }
     assert!(near(&half, &sampling.into_sample()));
+    Ok(())
+}
+
+/// A half alone is that half of both, with a pooled text for each half and with one that serves both.
+#[test]
+fn half_of_a_guided_batch_is_that_half() -> Result<()> {
+    let sdxl = StableDiffusion::open(golden::path("families/sdxl"), Kind::Float, Device::Cpu)?;
+    let mut prepared = sdxl.prepare(&Request { negative_prompt: "blurry".into(), ..small() })?;
+    let (uncond, cond) = prepared.contexts.take().unwrap();
+    let (x_t, t) = (prepared.x_t.shallow_clone(), Timesteps::from(300));
+    let both_x_t = Tensor::cat(&[&x_t, &x_t], 0);
+    let context = Tensor::cat(&[&uncond, &cond], 0);
+    let batch = x_t.size()[0];
+    assert_eq!(batch, 2);
+    let pooled = prepared.denoiser.conditions.text_embeds.as_ref().unwrap().shallow_clone();
+    assert!(apart(&pooled.narrow(0, 0, batch), &pooled.narrow(0, batch, batch)) > 1e-2);
+    for text_embeds in [pooled.shallow_clone(), pooled.narrow(0, 0, batch)] {
+        prepared.denoiser.conditions.text_embeds = Some(text_embeds);
+        let denoiser = &prepared.denoiser;
+        let both = tch::no_grad(|| denoiser.predict(&both_x_t, &t, Some(&context)))?;
+        for (half, context, first) in [(Half::Uncond, &uncond, 0), (Half::Cond, &cond, batch)] {
+            let one = tch::no_grad(|| denoiser.predict_half(half, &x_t, &t, Some(context)))?;
+            let gap = apart(&one, &both.narrow(0, first, batch));
+            assert!(gap < 1e-5, "{half:?}: {gap}");
+        }
+    }
     Ok(())
 }
 

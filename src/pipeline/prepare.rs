@@ -14,7 +14,7 @@ use super::{ExtraChannels, KnownRegion, Request, StableDiffusion};
 use crate::check::alike;
 use crate::denoiser::{Denoiser, Half};
 use crate::device::moved;
-use crate::guidance::{Guidance, guide};
+use crate::guidance::{Guidance, Needs, guide};
 use crate::models::unet::{Conditioned, Conditions};
 use crate::noise::slerp;
 use crate::sampler::{Plan, Sampling};
@@ -265,10 +265,10 @@ impl<'a> Prepared<'a> {
         let (denoiser, Some((uncond, cond))) = self.text_at(i) else {
             return self.text_at(i).0.predict(x_t, &t, None);
         };
-        match self.guidance.scale {
-            0. => return denoiser.predict_half(Half::Uncond, x_t, &t, Some(uncond)),
-            1. => return denoiser.predict_half(Half::Cond, x_t, &t, Some(cond)),
-            _ => {}
+        match Guidance::from(self.guidance.scale).needs(0, 1) {
+            Needs::Uncond => return denoiser.predict_half(Half::Uncond, x_t, &t, Some(uncond)),
+            Needs::Cond => return denoiser.predict_half(Half::Cond, x_t, &t, Some(cond)),
+            Needs::Both => {}
         }
         let context = Tensor::f_cat(&[uncond, cond], 0)?;
         let both = denoiser.predict(&Tensor::f_cat(&[x_t, x_t], 0)?, &t, Some(&context))?;

@@ -263,7 +263,9 @@ impl Trace {
             return Err(no_trace("its tensors differ in length"));
         }
         let outputs = |name: &str| {
-            unpacked(&file, name, n).and_then(|outputs| outputs.ok_or_else(|| no_trace(name)))
+            unpacked(&file, name, n).and_then(|outputs| {
+                outputs.ok_or_else(|| no_trace(&format!("its {name} does not fit its steps")))
+            })
         };
         trace.output_uncond = outputs("output_uncond")?;
         trace.output_cond = outputs("output_cond")?;
@@ -416,7 +418,7 @@ mod tests {
         trace.output_cond.push(trace.output_cond[0].as_ref().map(Tensor::shallow_clone));
         trace.save(&path, &[])?;
         let said = Trace::load(&path).unwrap_err().to_string();
-        assert!(said.contains("output_cond"), "{said}");
+        assert!(said.contains("its output_cond does not fit its steps"), "{said}");
         let tensors = [("timesteps".to_owned(), Tensor::from_slice(&[1f32]))];
         write_tensors(&path, &tensors, &[])?;
         let said = Trace::load(&path).unwrap_err().to_string();

@@ -106,10 +106,11 @@ const PICTURE_OF: Phrases = &[
     "a nice picture of",
 ];
 const STANDING: Phrases = &["sitting", "standing", "lying", "placed", "seen", "that is", "resting"];
+const ENDS: Phrases = &[".", ".", " please", "!"];
 const FLOATING: Phrases = &["floating", "drifting", "swimming"];
 
 /// The words for an object besides its own, singular and plural.
-fn synonyms(object: Object) -> &'static [(&'static str, &'static str)] {
+pub(super) fn synonyms(object: Object) -> &'static [(&'static str, &'static str)] {
     match object {
         Object::Cat => &[("kitten", "kittens"), ("kitty", "kitties"), ("cat face", "cat faces")],
         Object::Dog => &[("puppy", "puppies"), ("pup", "pups"), ("dog face", "dog faces")],
@@ -173,7 +174,6 @@ const ON_WHITE: Phrases = &[
 const ON_GRASS: Phrases = &[
     "on the grass",
     "on grass",
-    "lying in the grass",
     "on a grassy field",
     "on a grass field",
     "in the grass",
@@ -403,7 +403,7 @@ pub fn paraphrase(truth: &Truth, form: CaptionForm, seed: u64) -> String {
     } else {
         sentence(truth, form, says_place, random)
     };
-    let end = random.pick(&[".", ".", " please", "!"]).filter(|_| random.chance(10));
+    let end = random.pick(ENDS).filter(|_| random.chance(10));
     text + end.unwrap_or_default()
 }
 
@@ -569,9 +569,8 @@ pub fn vocabulary() -> Vec<String> {
         .extend(Object::ALL.iter().flat_map(|object| [object.word().to_owned(), object.plural()]));
     phrases.extend(Colour::ALL.iter().map(|colour| colour.word().to_owned()));
     phrases.extend(Background::all().into_iter().map(Background::phrase));
-    phrases.extend(["an".to_owned()]);
+    phrases.push("an".to_owned());
     let mut words: Vec<String> = phrases.iter().flat_map(|phrase| words_of(phrase)).collect();
-    words.push("please".to_owned());
     words.sort();
     words.dedup();
     words
@@ -603,6 +602,7 @@ fn own_phrases() -> Vec<&'static str> {
         PICTURE_OF,
         STANDING,
         FLOATING,
+        ENDS,
     ];
     let backgrounds = Background::all().into_iter().flat_map(|b| [places(b), place_keywords(b)]);
     let styles = SpriteStyle::ALL.iter().map(|&style| style_phrases(style));

@@ -232,6 +232,36 @@ fn paraphrases_say_what_is_true_in_words_that_are_known() {
             !["small", "tiny", "little", "mini", "teeny"].iter().any(|w| has(w)) || truth.small,
             "{text}"
         );
+        // The order of a pair is said where the form says it, and nowhere else.
+        let orders = [
+            "left",
+            "right",
+            "above",
+            "over",
+            "below",
+            "under",
+            "beneath",
+            "underneath",
+            "top",
+            "bottom",
+        ];
+        let place = truth.background == Background::Night
+            || matches!(truth.background, Background::Plain(_));
+        let said = orders.iter().any(|word| has(word));
+        match truth.relation {
+            Some(_) if form.relation => assert!(said, "{text}: {truth:?}"),
+            _ => assert!(!said || place, "{text}: {truth:?}"),
+        }
+        let many = |of: &[&str]| of.iter().any(|word| has(word));
+        assert_eq!(many(&["two", "2", "pair", "couple"]), truth.count == 2, "{text}: {truth:?}");
+        assert_eq!(many(&["three", "3", "group", "trio"]), truth.count == 3, "{text}: {truth:?}");
+        for (i, thing) in truth.objects.iter().enumerate() {
+            let own = [(thing.object.word(), &*thing.object.plural())];
+            let known = own.iter().chain(super::phrasing::synonyms(thing.object));
+            let mut names =
+                known.map(|(one, many)| if i == 0 && truth.count > 1 { many } else { one });
+            assert!(names.any(|name| text.contains(*name)), "{text}: {truth:?}");
+        }
         used.extend(words.iter().map(|word| (*word).to_owned()));
         different.insert(text.clone());
     }

@@ -136,6 +136,14 @@ mod tests {
             let less = perceptual_loss(&judge, &nearer, &b)?;
             assert!(less.double_value(&[]) < 0.98 * loss.double_value(&[]), "{less} after {loss}");
         }
+        // Every size counts, and counts the same.
+        let (a, b) = (picture(128, 1)?, picture(128, 2)?);
+        let half = |x: &Tensor| x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>);
+        let sizes =
+            [(a.copy(), b.copy()), (half(&a), half(&b)), (half(&half(&a)), half(&half(&b)))];
+        let apart = sizes.map(|(a, b)| feature_distance(&judge, &a, &b).unwrap().double_value(&[]));
+        let mean = apart.iter().sum::<f64>() / 3.;
+        assert!((perceptual_loss(&judge, &a, &b)?.double_value(&[]) / mean - 1.).abs() < 1e-5);
         for side in [16, 48, 96] {
             let (a, b) = (picture(side, 1)?, picture(side, 2)?);
             assert!(perceptual_loss(&judge, &a, &b).is_err(), "{side}");

@@ -1,12 +1,12 @@
 //! What the checks ran on.
 
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use diffuscope::device;
 use diffuscope::environment::environment;
 use serde::Serialize;
 use tch::Device;
+use time::OffsetDateTime;
 
 use crate::bench::said_by;
 
@@ -37,7 +37,7 @@ impl MachineFacts {
             cuda: (device != Device::Cpu).then(driver_s_cuda).flatten(),
             libtorch: environment().ok().and_then(|found| found.libtorch),
             diffuscope: env!("CARGO_PKG_VERSION"),
-            date: today(),
+            date: OffsetDateTime::now_utc().date().to_string(),
         }
     }
 
@@ -91,45 +91,9 @@ pub fn used_memory(device: Device) -> Option<f64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.)
 }
 
-fn today() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    date_of(since.as_secs() / 86400)
-}
-
-/// The date so many days after the first one of 1970.
-fn date_of(days: u64) -> String {
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let (mut year, mut rest) = (1970, days);
-    while rest >= 365 + u64::from(leap(year)) {
-        rest -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if rest < length {
-            break;
-        }
-        rest -= length;
-        month += 1;
-    }
-    format!("{year}-{month:02}-{:02}", rest + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn days_are_dates() {
-        for (days, date) in
-            [(0, "1970-01-01"), (59, "1970-03-01"), (11016, "2000-02-29"), (20819, "2027-01-01")]
-        {
-            assert_eq!(date_of(days), date);
-        }
-    }
 
     #[test]
     fn a_gpu_is_found_behind_the_list_of_visible_ones() {

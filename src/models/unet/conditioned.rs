@@ -19,15 +19,6 @@ impl Denoiser for UNet {
     }
 }
 
-/// The rows of a batch [uncond, cond] that are of one half.
-fn half_of(both: &Tensor, half: Half) -> Result<Tensor> {
-    let rows = both.size()[0];
-    if rows % 2 != 0 {
-        return Err(Error::shape("text_embeds", "[2 B, width], both halves", &both.size()));
-    }
-    Ok(both.f_narrow(0, if half == Half::Uncond { 0 } else { rows / 2 }, rows / 2)?)
-}
-
 /// A U-Net with its conditions, the same at every step.
 ///
 /// A context given by the sampler replaces that of the conditions. Conditions with fewer rows than the
@@ -63,9 +54,12 @@ impl Denoiser for Conditioned<'_> {
         context: Option<&Tensor>,
     ) -> Result<Tensor> {
         let mut conditions = Conditions::from(&self.conditions);
-        // Of all conditions only the text differs between the halves.
-        conditions.text_embeds =
-            conditions.text_embeds.map(|both| half_of(&both, half)).transpose()?;
+        let batch = x_t.size().first().copied().unwrap_or(1);
+        // Of all conditions only the text differs between the halves; one of [B, ...] serves both.
+        if let Some(both) = conditions.text_embeds.take_if(|x| x.size()[0] == 2 * batch) {
+            let first = if half == Half::Uncond { 0 } else { batch };
+            conditions.text_embeds = Some(both.f_narrow(0, first, batch)?);
+        }
         Conditioned { unet: self.unet, conditions }.predict(x_t, t, context)
     }
 }

@@ -13,7 +13,7 @@ Examples:
   diffuscope eval --out scores
   diffuscope eval --guidance 0,1,2,3,5,7,10,15 --count 500 --out curve
   diffuscope eval --split held-out --out held-out
-  diffuscope eval --captions data/tiny/typed.jsonl --out typed
+  diffuscope eval --captions data/next/typed.jsonl --out typed
   diffuscope eval --autoencoder --model runs/vae/model --out scores
   diffuscope eval --model runs/diffusion/model --count 200 --dtype bf16 --out scores
 

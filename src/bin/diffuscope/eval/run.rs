@@ -84,7 +84,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     match &model {
         ScoredModel::Autoencoder(_) => write(&scores, &scores_path)?,
         ScoredModel::Whole(model) => {
-            let scorer = Scorer::new(&args, model, &judge, &scenes, &truth, &others)?;
+            let scorer = Scorer::new(&args, model, &judge, &scenes, &truth, &judged, &others)?;
             files.extend(score_settings(&args, &scorer, &mut scores, &scores_path)?);
         }
     }

@@ -58,6 +58,7 @@ impl<'a> Scorer<'a> {
         judge: &'a Judge,
         scenes: &Scenes,
         truth: &'a TrueScenes,
+        of_truth: &Judged,
         others: &'a Judged,
     ) -> Result<Self> {
         let mut images = Vec::new();
@@ -73,8 +74,7 @@ impl<'a> Scorer<'a> {
             }
             _ => None,
         };
-        let known = judge_pictures(judge, &truth.images)?.features;
-        let validity = Validity::of(&known, &others.features, &others.certainty)?;
+        let validity = Validity::of(&of_truth.features, &others.features, &others.certainty)?;
         let other_features = &others.features;
         Ok(Self { args, model, judge, truth, other_features, validity, true_diversity, training })
     }

@@ -29,12 +29,13 @@ pub fn ceiling(scores: &Scores) -> String {
 }
 
 pub fn setting(drawn: &SettingScores) -> String {
+    let valid = drawn.valid.map(|valid| format!("some scene {:.1} %, ", 100. * valid.share));
     format!(
-        "{} steps, guidance {}: {}; some scene {:.1} %, Fréchet distance {:.4} ± {:.4}, diversity {:.2}",
+        "{} steps, guidance {}: {}; {}Fréchet distance {:.4} ± {:.4}, diversity {:.2}",
         drawn.num_inference_steps,
         drawn.guidance_scale,
         shares(&drawn.prompt_match),
-        drawn.valid.map_or(f64::NAN, |valid| 100. * valid.share),
+        valid.unwrap_or_default(),
         drawn.frechet_distance,
         drawn.frechet_deviation,
         drawn.diversity

@@ -118,3 +118,40 @@ impl Drop for Composer {
         self.bar.finish();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: TrainArgs,
+    }
+
+    /// Whatever the number of cores, and of the scenes in a part.
+    #[test]
+    fn parts_are_all_scenes_in_their_order() -> Result<()> {
+        let words = "x --out x --steps 1 --scenes 11 --size 16 --seed 3".split(' ');
+        let args = Alone::parse_from(words).args;
+        let whole = TrainingScenes::compose(&args)?;
+        assert_eq!((whole.pictures.size()[0], whole.captions.len()), (11, 11));
+        for most in [1, 4, 11, 100] {
+            let composer = Composer::new(&args, most)?;
+            let parts = composer.parts().collect::<Result<Vec<_>>>()?;
+            let pictures: Vec<&Tensor> = parts.iter().map(|part| &part.pictures).collect();
+            assert!(Tensor::cat(&pictures, 0).equal(&whole.pictures), "{most}");
+            let captions = parts.iter().flat_map(|part| &part.captions);
+            assert!(captions.eq(&whole.captions), "{most}");
+            assert!(parts.iter().flat_map(|part| &part.truths).eq(&whole.truths), "{most}");
+        }
+        let scenes = Scenes::new(16)?;
+        for (i, caption) in (0..).zip(&whole.captions) {
+            let own = scenes.describe((3 << 32) + i, Split::Train)?.0;
+            assert_eq!(*caption == own, i % 2 == 0, "{caption} for {own}");
+        }
+        Ok(())
+    }
+}
