@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, cpu};
 
 /// The environment variable that overrides the choice: `cpu`, `cuda`, `cuda:1`, `mps`.
 pub const VARIABLE: &str = "DIFFUSCOPE_DEVICE";
@@ -93,29 +93,14 @@ pub(crate) fn check_present(device: Device) -> Result<()> {
     }
 }
 
-/// The dtype that networks are trained in on `device`: bf16 where it has instructions for it, else f32. A CPU without
-/// them imitates bf16, which takes many times as long as f32.
+/// The dtype that networks are trained in on `device`: bf16 where that is quicker, else f32. A CPU without instructions for
+/// bf16 imitates it, which takes many times as long as f32.
 pub fn training_kind(device: Device) -> Kind {
     match device {
         Device::Cuda(_) => Kind::BFloat16,
-        Device::Cpu if cpu_has_bf16() => Kind::BFloat16,
+        Device::Cpu if cpu::has_bf16() => Kind::BFloat16,
         _ => Kind::Float,
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn cpu_has_bf16() -> bool {
-    std::arch::is_x86_feature_detected!("avx512bf16")
-}
-
-#[cfg(target_arch = "aarch64")]
-pub(crate) fn cpu_has_bf16() -> bool {
-    std::arch::is_aarch64_feature_detected!("bf16")
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) fn cpu_has_bf16() -> bool {
-    false
 }
 
 /// Refuses what would surely exhaust a device's memory: a system that runs out kills the program, or another one. Asked

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::Result;
+use crate::cpu::{Ways, ways};
 use crate::device::{Picked, pick};
 
 /// Versions, device and threads.
@@ -17,6 +18,8 @@ pub struct Environment {
     pub device: Picked,
     /// The threads that one operation uses on the CPU.
     pub threads: i32,
+    /// How the CPU computes.
+    pub ways: Ways,
 }
 
 /// Looks at what the program runs on.
@@ -29,6 +32,7 @@ pub fn environment() -> Result<Environment> {
         libtorch: std::env::var_os("LIBTORCH").and_then(|root| libtorch_version(root.as_ref())),
         device: pick(None)?,
         threads: tch::get_num_threads(),
+        ways: ways(),
     })
 }
 
@@ -47,7 +51,8 @@ impl fmt::Display for Environment {
         writeln!(f, "diffuscope  {}", self.diffuscope)?;
         writeln!(f, "libtorch    {}", self.libtorch.as_deref().unwrap_or("of unknown version"))?;
         writeln!(f, "device      {}", self.device)?;
-        write!(f, "threads     {}", self.threads)
+        writeln!(f, "threads     {}", self.threads)?;
+        write!(f, "CPU         {}", self.ways)
     }
 }
 
@@ -67,9 +72,9 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_as_four_lines() -> Result<()> {
+    fn it_reads_as_five_lines() -> Result<()> {
         let text = environment()?.to_string();
-        assert_eq!(text.lines().count(), 4, "{text}");
+        assert_eq!(text.lines().count(), 5, "{text}");
         assert!(text.contains(env!("CARGO_PKG_VERSION")));
         Ok(())
     }

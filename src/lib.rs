@@ -53,7 +53,7 @@
 //! | `scenes` (feature) | What are the training pictures? | |
 //! | [`eval`] | How many pictures show what they should? | `scenes`, `plot` |
 //! | [`train`] | How does a network learn? | `models`, `scenes`, `eval` |
-//! | [`device`], [`environment`], [`cores`] | What does all of this run on? | |
+//! | [`device`], [`cpu`], [`environment`], [`cores`] | What does all of this run on? | |
 //! | [`interrupt`] | How does a long run end early, with what it has? | |
 #![deny(missing_docs)]
 
@@ -75,6 +75,7 @@ pub mod prompt;
 pub mod write_file;
 pub mod tensor_file;
 pub mod picture;
+mod kernels;
 pub mod models;
 pub mod checkpoint;
 pub mod pipeline;
@@ -86,6 +87,7 @@ pub mod notebook;
 pub mod scenes;
 pub mod eval;
 pub mod train;
+pub mod cpu;
 pub mod device;
 pub mod cores;
 pub mod interrupt;

@@ -203,7 +203,8 @@ fn every_function_of_two_tensors_refuses_those_of_two_devices() -> Result<()> {
 }
 
 /// Where tensors of any device are taken, because they are moved first.
-const MOVED: [(&str, &str); 4] = [
+const MOVED: [(&str, &str); 5] = [
+    ("kernels/", "layers call it with what is on the CPU"),
     ("models/", "a network moves its inputs to its weights; its layers are inside"),
     ("measure/", "what is measured is measured on the CPU"),
     ("train/losses.rs perceptual_loss", "the judge moves both pictures"),

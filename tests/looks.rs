@@ -241,6 +241,7 @@ fn files(said: &mut Said) -> Result<()> {
     let here = environment::environment()?;
     said.add(&here.device);
     said.add(&here);
+    said.add(&here.ways);
     Ok(())
 }
 

@@ -71,6 +71,22 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
+/// Where a tokenizer is: in a folder, or CLIP's own with the token that fills up a text.
+#[derive(Debug)]
+pub(crate) enum TokenizerPlace {
+    Folder(PathBuf),
+    Clip { padding: &'static str },
+}
+
+impl TokenizerPlace {
+    pub fn open(&self) -> Result<Tokenizer> {
+        match self {
+            Self::Folder(folder) => Tokenizer::open(folder),
+            Self::Clip { padding } => Tokenizer::clip(padding),
+        }
+    }
+}
+
 impl Checkpoint {
     /// What was corrected, assumed, replaced or left out, as sentences for the user.
     pub fn notes(&self) -> Vec<String> {
@@ -211,14 +227,20 @@ impl Checkpoint {
     /// # Errors
     /// Files that cannot be read.
     pub fn tokenizer(&self, name: &str) -> Result<Tokenizer> {
+        self.tokenizer_place(name)?.open()
+    }
+
+    /// Where a tokenizer is.
+    pub(crate) fn tokenizer_place(&self, name: &str) -> Result<TokenizerPlace> {
         if let Some(folder) = self.tokenizer_folder(name) {
-            return Tokenizer::open(folder);
+            return Ok(TokenizerPlace::Folder(folder));
         }
         if let Some(folder) = self.tokenizers.as_ref().filter(|_| self.path.is_dir()) {
-            return Tokenizer::open(folder.join(name));
+            return Ok(TokenizerPlace::Folder(folder.join(name)));
         }
         let encoder = name.replace("tokenizer", "text_encoder");
         let act = self.network(&encoder)?.config.get("hidden_act").and_then(Value::as_str);
-        Tokenizer::clip(if act == Some("quick_gelu") { "<|endoftext|>" } else { "!" })
+        let padding = if act == Some("quick_gelu") { "<|endoftext|>" } else { "!" };
+        Ok(TokenizerPlace::Clip { padding })
     }
 }

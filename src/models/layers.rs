@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::device::cpu_has_bf16;
+use crate::cpu::{has_bf16, linear_lags, plain};
+use crate::kernels::{self, Memo, PackedWeight, Window};
 use crate::models::params::{Init, Params, channels_last};
 
 /// The dtype that a network keeps between its layers. On a CPU, bf16 weights save memory. Rounding every sum to bf16 too
@@ -11,25 +12,35 @@ use crate::models::params::{Init, Params, channels_last};
 /// pictures; all other networks are `exact`. A network in training keeps the dtype of its weights.
 pub(super) fn carried_kind(weight: &Tensor, exact: bool) -> Kind {
     match (weight.kind(), weight.device()) {
-        (Kind::BFloat16, Device::Cpu) if !weight.requires_grad() && (exact || !cpu_has_bf16()) => {
+        (Kind::Half, Device::Cpu) => Kind::Float,
+        (Kind::BFloat16, Device::Cpu) if !weight.requires_grad() && (exact || !has_bf16()) => {
             Kind::Float
         }
         (kind, _) => kind,
     }
 }
 
-/// The dtype of a layer's products. A CPU without instructions for bf16 emulates it, many times slower than f32.
+/// The dtype of a layer's products. A CPU without instructions for bf16 emulates it, many times slower than f32, and so it
+/// does with f16.
 fn product_kind(weight: &Tensor) -> Kind {
     match (weight.kind(), weight.device()) {
-        (Kind::BFloat16, Device::Cpu) if !cpu_has_bf16() => Kind::Float,
+        (Kind::Half, Device::Cpu) => Kind::Float,
+        (Kind::BFloat16, Device::Cpu) if !has_bf16() => Kind::Float,
         (kind, _) => kind,
     }
+}
+
+/// Whether a layer may be computed in another way than libtorch's plain one: on a CPU, where nothing learns.
+fn fast(inputs: &[&Tensor]) -> bool {
+    !plain() && inputs.iter().all(|x| x.device() == Device::Cpu && !x.requires_grad())
 }
 
 /// `y = x W^T + b`
 pub(super) struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    packed: PackedWeight,
+    memo: Memo,
 }
 
 impl Linear {
@@ -40,13 +51,43 @@ impl Linear {
 
     pub fn no_bias(params: &Params, inputs: i64, outputs: i64) -> Self {
         let weight = params.tensor("weight", &[outputs, inputs], Init::FanIn(inputs));
-        Self { weight, bias: None }
+        Self { weight, bias: None, packed: PackedWeight::default(), memo: Memo::default() }
+    }
+
+    /// Whether there is enough to multiply.
+    fn is_wide(&self, x: &Tensor) -> bool {
+        let shape = self.weight.size();
+        shape[0] >= 256 && shape[1] >= 256 && x.numel() as i64 >= 64 * shape[1]
+    }
+
+    /// The weights in the dtype of the products. Where it is another than that of the weights, small ones are kept in both.
+    fn weight_in(&self, kind: Kind) -> Tensor {
+        const SMALL: usize = 1 << 19;
+        let weight = &self.weight;
+        match weight.kind() != kind && weight.numel() <= SMALL && fast(&[weight]) {
+            true => self.memo.of(&[weight], || weight.to_kind(kind)),
+            false => weight.to_kind(kind),
+        }
+    }
+
+    /// The same product, kept for the next steps: of a text, which all of them have in common.
+    pub fn once(&self, text: &Tensor) -> Tensor {
+        match fast(&[text, &self.weight]) {
+            true => self.memo.of(&[text, &self.weight], || self.forward(text)),
+            false => self.forward(text),
+        }
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let kind = product_kind(&self.weight);
+        if fast(&[x, &self.weight]) && linear_lags() && self.is_wide(x) {
+            let made = self.packed.multiply(&x.to_kind(kind), &self.weight, self.bias.as_ref());
+            if let Some(made) = made {
+                return made.to_kind(x.kind());
+            }
+        }
         let bias = self.bias.as_ref().map(|bias| bias.to_kind(kind));
-        x.to_kind(kind).linear(&self.weight.to_kind(kind), bias.as_ref()).to_kind(x.kind())
+        x.to_kind(kind).linear(&self.weight_in(kind), bias.as_ref()).to_kind(x.kind())
     }
 }
 
@@ -54,8 +95,8 @@ impl Linear {
 pub(super) struct Conv2d {
     weight: Tensor,
     bias: Tensor,
-    stride: i64,
-    padding: i64,
+    window: Window,
+    packed: PackedWeight,
 }
 
 impl Conv2d {
@@ -74,7 +115,8 @@ impl Conv2d {
         let init = Init::FanIn(inputs * kernel * kernel);
         let weight = params.tensor("weight", &[outputs, inputs, kernel, kernel], init);
         let bias = params.tensor("bias", &[outputs], init);
-        Self { weight, bias, stride, padding }
+        let window = Window { stride, padding };
+        Self { weight, bias, window, packed: PackedWeight::default() }
     }
 
     pub fn weight(&self) -> &Tensor {
@@ -83,8 +125,31 @@ impl Conv2d {
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let kind = product_kind(&self.weight);
-        let [input, weight, bias] = [x, &self.weight, &self.bias].map(|t| t.to_kind(kind));
-        input.conv2d(&weight, Some(&bias), self.stride, self.padding, 1, 1).to_kind(x.kind())
+        let input = x.to_kind(kind);
+        if fast(&[x, &self.weight]) {
+            let made = self.packed.convolve(&input, &self.weight, Some(&self.bias), self.window);
+            if let Some(made) = made {
+                return made.to_kind(x.kind());
+            }
+        }
+        let [weight, bias] = [&self.weight, &self.bias].map(|t| t.to_kind(kind));
+        let Window { stride, padding } = self.window;
+        input.conv2d(&weight, Some(&bias), stride, padding, 1, 1).to_kind(x.kind())
+    }
+
+    /// The convolution of `x` after its cells were repeated to fill `size`, [height, width].
+    pub fn upsampled(&self, x: &Tensor, size: [i64; 2]) -> Tensor {
+        let (old, window) = (x.size(), (self.weight.size()[2], self.window));
+        let doubles = size == [2 * old[2], 2 * old[3]];
+        let three = window == (3, Window { stride: 1, padding: 1 });
+        if doubles && three && fast(&[x, &self.weight]) {
+            let input = x.to_kind(product_kind(&self.weight));
+            let made = self.packed.convolve_doubled(&input, &self.weight, &self.bias);
+            if let Some(made) = made {
+                return made.to_kind(x.kind());
+            }
+        }
+        self.forward(&x.upsample_nearest2d(size, None, None))
     }
 }
 
@@ -103,6 +168,21 @@ impl GroupNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.in_one(x, false).unwrap_or_else(|| self.plain(x))
+    }
+
+    /// SiLU after the norm.
+    pub fn silu(&self, x: &Tensor) -> Tensor {
+        self.in_one(x, true).unwrap_or_else(|| self.plain(x).silu())
+    }
+
+    fn in_one(&self, x: &Tensor, silu: bool) -> Option<Tensor> {
+        let (weight, bias) = (&self.weight, &self.bias);
+        let may = fast(&[x, weight, bias]);
+        may.then(|| kernels::group_norm(x, weight, bias, self.groups, self.eps, silu)).flatten()
+    }
+
+    fn plain(&self, x: &Tensor) -> Tensor {
         let norm = |x: &Tensor| {
             let [weight, bias] = [&self.weight, &self.bias].map(|t| t.to_kind(x.kind()));
             x.group_norm(self.groups, Some(weight), Some(bias), self.eps, true)
@@ -170,17 +250,32 @@ impl ResnetBlock {
         }
     }
 
+    /// `time`: the timestep's embedding after SiLU, the same for all blocks.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
-        let mut h = self.conv1.forward(&self.norm1.forward(x).silu());
+        let mut h = self.conv1.forward(&self.norm1.silu(x));
         if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
-            h += proj.forward(&time.silu()).unsqueeze(-1).unsqueeze(-1);
+            h += proj.forward(time).unsqueeze(-1).unsqueeze(-1);
         }
-        let h = self.conv2.forward(&self.norm2.forward(&h).silu());
+        let h = self.conv2.forward(&self.norm2.silu(&h));
         match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x) + h,
             None => x + h,
         }
     }
+}
+
+/// Applies `work` to the rows of `x` [B, n, width], which leaves up to `widest` numbers of each in between: to all at once,
+/// or to as many as leave no more than the CPU's caches hold.
+pub(super) fn rows_at_once(x: &Tensor, widest: i64, work: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    const CACHED: i64 = 1 << 21;
+    let (size, some) = (x.size(), (CACHED / widest).max(64));
+    let rows = size[0] * size[1];
+    if rows < 2 * some || !fast(&[x]) {
+        return work(x);
+    }
+    let x = x.reshape([1, rows, size[2]]);
+    let parts: Vec<Tensor> = x.split(some, 1).iter().map(work).collect();
+    Tensor::cat(&parts, 1).reshape([size[0], size[1], -1])
 }
 
 /// Splits the last dimension into heads: [B, n, heads * width] to [B, heads, n, width].
@@ -200,6 +295,11 @@ pub(super) fn join_heads(x: &Tensor) -> Tensor {
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, upcast: bool) -> Tensor {
     let kind = v.kind();
     let wide = |x: &Tensor| x.to_kind(if upcast { Kind::Float } else { product_kind(x) });
+    if fast(&[q, k, v])
+        && let Some(made) = kernels::attention(&wide(q), &wide(k), &wide(v), causal)
+    {
+        return made.to_kind(kind);
+    }
     let none = None::<&Tensor>;
     Tensor::scaled_dot_product_attention(
         &wide(q),

@@ -51,12 +51,23 @@ impl StableDiffusion {
     pub fn trace_with(
         &self,
         request: &Request,
+        each: impl FnMut(&SamplingStep) -> ControlFlow<()>,
+    ) -> Result<Trace> {
+        self.trace_of(&self.prepare(request)?, each)
+    }
+
+    /// The same from a start that is prepared already.
+    ///
+    /// # Errors
+    /// A step that fails.
+    pub fn trace_of(
+        &self,
+        prepared: &Prepared<'_>,
         mut each: impl FnMut(&SamplingStep) -> ControlFlow<()>,
     ) -> Result<Trace> {
-        let prepared = self.prepare(request)?;
         check_trace(&prepared.plan, &prepared.x_t)?;
         let mut steps = Vec::new();
-        let generation = self.run(&prepared, |step| {
+        let generation = self.run(prepared, |step| {
             let flow = each(&step);
             steps.push(step);
             flow

@@ -1,6 +1,7 @@
 //! Opening a model: the parts of a checkpoint, built and checked against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -75,48 +76,54 @@ impl StableDiffusion {
             let message = format!("cannot draw pictures: it is {}", checkpoint.described());
             Error::weights(&checkpoint.path, message)
         })?;
-        let mut params = BTreeMap::new();
-        let mut text = |name| {
-            checkpoint.build(name, kind, device, |p, config| {
-                params.insert(String::from(name), p.clone());
-                TextEncoder::new(p, config)
-            })
-        };
-        let second = checkpoint.networks.contains_key("text_encoder_2");
-        let text_encoder = text("text_encoder")?;
-        let text_encoder_2 = second.then(|| text("text_encoder_2")).transpose()?;
-        let unet = checkpoint.build("unet", kind, device, |p, config| {
-            params.insert("unet".into(), p.clone());
-            UNet::new(p, config)
-        })?;
-        let vae_kind = checkpoint.config::<VaeConfig>("vae")?.kind(kind);
-        let vae = checkpoint.build("vae", vae_kind, device, |p, config| {
-            params.insert("vae".into(), p.clone());
-            Vae::new(p, config)
-        })?;
-        let model = Self {
-            tokenizer: checkpoint.tokenizer("tokenizer")?,
-            text_encoder,
-            tokenizer_2: (second && checkpoint.has_tokenizer("tokenizer_2"))
-                .then(|| checkpoint.tokenizer("tokenizer_2"))
-                .transpose()?,
-            text_encoder_2,
-            zeros_for_empty_prompt: force_zeros_for_empty_prompt,
-            unet,
-            vae,
-            schedule: scheduler.schedule()?,
-            scheduler,
-            low_res_schedule: low_res.map(|config| config.schedule()).transpose()?,
-            max_noise_level: max_noise_level.unwrap_or(350),
-            tiling: None,
-            device,
-            home: None,
-            notes: checkpoint.notes_of_parts(),
-            params,
-            changed: BTreeSet::new(),
-        };
-        check_parts(&model, &checkpoint.path)?;
-        Ok(model)
+        std::thread::scope(|scope| {
+            // Its words are read while the networks' numbers are.
+            let place = checkpoint.tokenizer_place("tokenizer");
+            let tokenizer = scope.spawn(move || place?.open());
+            let tokenizer = || tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let mut params = BTreeMap::new();
+            let mut text = |name| {
+                checkpoint.build(name, kind, device, |p, config| {
+                    params.insert(String::from(name), p.clone());
+                    TextEncoder::new(p, config)
+                })
+            };
+            let second = checkpoint.networks.contains_key("text_encoder_2");
+            let text_encoder = text("text_encoder")?;
+            let text_encoder_2 = second.then(|| text("text_encoder_2")).transpose()?;
+            let unet = checkpoint.build("unet", kind, device, |p, config| {
+                params.insert("unet".into(), p.clone());
+                UNet::new(p, config)
+            })?;
+            let vae_kind = checkpoint.config::<VaeConfig>("vae")?.kind(kind);
+            let vae = checkpoint.build("vae", vae_kind, device, |p, config| {
+                params.insert("vae".into(), p.clone());
+                Vae::new(p, config)
+            })?;
+            let model = Self {
+                tokenizer: tokenizer()?,
+                text_encoder,
+                tokenizer_2: (second && checkpoint.has_tokenizer("tokenizer_2"))
+                    .then(|| checkpoint.tokenizer("tokenizer_2"))
+                    .transpose()?,
+                text_encoder_2,
+                zeros_for_empty_prompt: force_zeros_for_empty_prompt,
+                unet,
+                vae,
+                schedule: scheduler.schedule()?,
+                scheduler,
+                low_res_schedule: low_res.map(|config| config.schedule()).transpose()?,
+                max_noise_level: max_noise_level.unwrap_or(350),
+                tiling: None,
+                device,
+                home: None,
+                notes: checkpoint.notes_of_parts(),
+                params,
+                changed: BTreeSet::new(),
+            };
+            check_parts(&model, &checkpoint.path)?;
+            Ok(model)
+        })
     }
 }
 

@@ -229,6 +229,13 @@ fn known_region(
 }
 
 impl<'a> Prepared<'a> {
+    /// The same start under another rule of guidance. A network that is told its scale, and runs once, was told it already.
+    pub fn guide(&mut self, guidance: &Guidance) {
+        if self.contexts.is_some() {
+            self.guidance = guidance.clone();
+        }
+    }
+
     /// The reverse process, one owned record a step.
     ///
     /// # Errors

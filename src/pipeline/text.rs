@@ -1,5 +1,6 @@
 //! Encoding prompts for the U-Net.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use tch::{Device, Tensor, no_grad};
@@ -80,6 +81,10 @@ impl RequestTexts {
     }
 }
 
+/// What both encoders read, and how many layers are skipped, with what became of it: several pictures of one prompt, and
+/// prompts that come back, are encoded once.
+type KnownTexts = HashMap<(String, String, usize), EncodedText>;
+
 /// Encodes the texts of all steps of a request.
 pub(super) fn texts(
     model: &StableDiffusion,
@@ -87,8 +92,9 @@ pub(super) fn texts(
     plan: &Plan,
 ) -> Result<RequestTexts> {
     model.using(&["text_encoder", "text_encoder_2"], || {
-        let (uncond, cond) = texts_at(model, request, 0, plan.num_inference_steps)?;
-        Ok(RequestTexts { uncond, cond, later: later_texts(model, request, plan)? })
+        let mut known = KnownTexts::new();
+        let (uncond, cond) = texts_at(model, request, 0, plan.num_inference_steps, &mut known)?;
+        Ok(RequestTexts { uncond, cond, later: later_texts(model, request, plan, &mut known)? })
     })
 }
 
@@ -97,10 +103,12 @@ fn later_texts(
     model: &StableDiffusion,
     request: &Request,
     plan: &Plan,
+    known: &mut KnownTexts,
 ) -> Result<Vec<(usize, (EncodedText, EncodedText))>> {
     let mut later = Vec::new();
     for i in changes(request, plan)? {
-        let (uncond, cond) = texts_at(model, request, plan.step_of(i), plan.num_inference_steps)?;
+        let (step, steps) = (plan.step_of(i), plan.num_inference_steps);
+        let (uncond, cond) = texts_at(model, request, step, steps, known)?;
         later.push((i, (uncond, cond)));
     }
     Ok(later)
@@ -136,15 +144,27 @@ fn texts_at(
     request: &Request,
     i: usize,
     steps: usize,
+    known: &mut KnownTexts,
 ) -> Result<(EncodedText, EncodedText)> {
     let (prompts_2, negative_2) = second_prompts(model, request)?;
     let Request { prompts, negative_prompt, clip_skip, .. } = request;
-    let one = |prompt: &str, prompt_2: &str, clip_skip: usize| match request.weighted_prompts {
-        false => model.encode_text(prompt, prompt_2, clip_skip),
-        true => {
-            let (first, second) = (at_step(prompt, i, steps)?, at_step(prompt_2, i, steps)?);
-            model.encode_weighted_text(&first, &second, clip_skip)
+    let mut one = |prompt: &str, prompt_2: &str, clip_skip: usize| {
+        let weighted = request.weighted_prompts;
+        let now = |prompt: &str| match weighted {
+            false => Ok(prompt.to_owned()),
+            true => at_step(prompt, i, steps),
+        };
+        let text = (now(prompt)?, now(prompt_2)?, clip_skip);
+        if let Some(known) = known.get(&text) {
+            return Ok::<_, Error>(known.map(Tensor::shallow_clone));
         }
+        let encode = match weighted {
+            false => StableDiffusion::encode_text,
+            true => StableDiffusion::encode_weighted_text,
+        };
+        let encoded = encode(model, &text.0, &text.1, clip_skip)?;
+        known.insert(text, encoded.map(Tensor::shallow_clone));
+        Ok(encoded)
     };
     let cond = prompts
         .iter()
@@ -270,7 +290,7 @@ impl StableDiffusion {
     /// As [`StableDiffusion::encode_text`]; no prompt; second prompts of another number, or where there is no second
     /// text encoder.
     pub fn encode_texts(&self, request: &Request) -> Result<(EncodedText, EncodedText)> {
-        texts_at(self, request, 0, request.num_inference_steps)
+        texts_at(self, request, 0, request.num_inference_steps, &mut KnownTexts::new())
     }
 }
 

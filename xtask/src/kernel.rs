@@ -36,13 +36,19 @@ const NO_BACKTRACE: &str = "unsafe { std::env::set_var(\"RUST_BACKTRACE\", \"0\"
 /// evcxr learns of `?` by an error in the first cell that has one, and loses the figure that such a cell ends with: here it
 /// has learned it before.
 const QUESTION_MARK: &str = "Ok::<(), String>(())?;\n";
-/// Cargo's settings for all kernels: a panic tells the line of its cell. evcxr asks for no such lines, and strips them.
+/// Cargo's settings for all kernels: a panic tells the line of its cell. evcxr asks for no such lines, and strips them. And
+/// our own loops are compiled for speed, as in Cargo.toml.
 const LINES_OF_CELLS: &str = "\
 [profile.dev]
 strip = \"none\"
 
 [profile.dev.package.ctx]
 debug = \"line-tables-only\"
+
+[profile.dev.package.diffuscope-kernels]
+opt-level = 3
+debug-assertions = false
+overflow-checks = false
 ";
 /// The lines that go on with an error.
 const CAUSES: [&str; 3] = ["", "Caused by:", "Stack backtrace:"];

@@ -10,7 +10,17 @@ use std::path::{Path, PathBuf};
 const STOREYS: [(&str, &[&str]); 9] = [
     (
         "ground: errors, checks, devices",
-        &["error", "check", "memory", "short", "device", "environment", "cores", "interrupt"],
+        &[
+            "error",
+            "check",
+            "memory",
+            "short",
+            "cpu",
+            "device",
+            "environment",
+            "cores",
+            "interrupt",
+        ],
     ),
     (
         "mathematics: tensors and numbers",
@@ -28,7 +38,7 @@ const STOREYS: [(&str, &[&str]); 9] = [
         ],
     ),
     ("files: bytes in, nothing executed", &["write_file", "tensor_file", "picture"]),
-    ("networks: configs and named tensors", &["models"]),
+    ("networks: configs and named tensors", &["kernels", "models"]),
     ("checkpoints: what a file is", &["checkpoint"]),
     ("composition: the stages in order", &["pipeline"]),
     ("looking: measures, then draws", &["measure", "plot", "figures", "notebook"]),

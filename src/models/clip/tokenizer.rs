@@ -1,6 +1,5 @@
 //! CLIP's byte-pair tokenizer.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
@@ -185,7 +184,7 @@ impl Tokenizer {
     }
 
     fn of_files(vocabulary: &Path, merges: &Path, added: &[AddedToken]) -> Result<Self> {
-        let ids: BTreeMap<String, u32> = read_config(vocabulary).map_err(tokenizer_error)?;
+        let ids: HashMap<String, u32> = read_config(vocabulary).map_err(tokenizer_error)?;
         let text =
             std::fs::read_to_string(merges).map_err(|e| tokenizer_error(Error::io(merges, e)))?;
         let bpe =

@@ -7,7 +7,8 @@ use tch::Tensor;
 
 use super::config::{Level, UNetConfig};
 use crate::models::layers::{
-    Conv2d, GroupNorm, LayerNorm, Linear, attention, attention_weights, join_heads, split_heads,
+    Conv2d, GroupNorm, LayerNorm, Linear, attention, attention_weights, join_heads, rows_at_once,
+    split_heads,
 };
 use crate::models::params::Params;
 
@@ -62,8 +63,9 @@ impl UNetAttention {
 
     fn forward(&self, x: &Tensor, keys: &Tensor, cells: (i64, i64), probe: &Probe) -> Tensor {
         let q = split_heads(&self.to_q.forward(x), self.heads);
-        let k = split_heads(&self.to_k.forward(keys), self.heads);
-        let v = split_heads(&self.to_v.forward(keys), self.heads);
+        let of_keys = |to: &Linear| if self.cross { to.once(keys) } else { to.forward(keys) };
+        let k = split_heads(&of_keys(&self.to_k), self.heads);
+        let v = split_heads(&of_keys(&self.to_v), self.heads);
         if let Some(maps) = probe {
             let weights = attention_weights(&q, &k);
             let layer = self.name.clone();
@@ -107,9 +109,13 @@ impl TransformerBlock {
         let keys = if self.attn1.cross { context } else { &h };
         let x = x + self.attn1.forward(&h, keys, cells, probe);
         let x = &x + self.attn2.forward(&self.norm2.forward(&x), context, cells, probe);
-        // GEGLU, Shazeer 2020, with the exact gelu.
-        let halves = self.ff_in.forward(&self.norm3.forward(&x)).chunk(2, -1);
-        x + self.ff_out.forward(&(&halves[0] * halves[1].gelu("none")))
+        let feed_forward = |h: &Tensor| {
+            // GEGLU, Shazeer 2020, with the exact gelu.
+            let halves = self.ff_in.forward(h).chunk(2, -1);
+            self.ff_out.forward(&(&halves[0] * halves[1].gelu("none")))
+        };
+        let h = self.norm3.forward(&x);
+        x + rows_at_once(&h, 8 * h.size()[2], feed_forward)
     }
 }
 

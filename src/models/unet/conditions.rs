@@ -91,6 +91,19 @@ impl Conditions {
         }
     }
 
+    /// Those of `count` rows of the batch, the first of which is `from`.
+    pub(super) fn rows(&self, from: i64, count: i64) -> Self {
+        let some = |x: &Option<Tensor>| x.as_ref().map(|x| x.narrow(0, from, count));
+        Self {
+            context: self.context.narrow(0, from, count),
+            text_embeds: some(&self.text_embeds),
+            time_ids: some(&self.time_ids),
+            class_labels: some(&self.class_labels),
+            timestep_cond: some(&self.timestep_cond),
+            channels: some(&self.channels),
+        }
+    }
+
     /// The same conditions for a batch of `batch` rows: those with fewer rows are repeated, so that [B, ...]
     /// serves both halves [uncond, cond] of a guided prediction.
     ///
@@ -102,6 +115,10 @@ impl Conditions {
             let times = size.first().filter(|&&rows| rows > 0 && batch % rows == 0);
             let expected = format!("a number of rows that divides the batch of {batch}");
             let times = times.ok_or_else(|| Error::shape("conditions", expected, &size))?;
+            // The same tensor, whose keys and values the layers know already.
+            if batch == *times {
+                return Ok(x.shallow_clone());
+            }
             let mut repeats = vec![1; size.len()];
             repeats[0] = batch / times;
             Ok::<_, Error>(x.repeat(repeats))

@@ -12,6 +12,7 @@ use super::conditions::Conditions;
 use super::config::UNetConfig;
 use super::embedding::Embedding;
 use crate::device::{self, put, send};
+use crate::kernels::shared_out;
 use crate::memory::guarded;
 use crate::models::layers::{Conv2d, GroupNorm, ResnetBlock, carried_kind};
 use crate::models::params::{Params, channels_last};
@@ -30,6 +31,18 @@ pub struct UNet {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     kind: Kind,
+}
+
+/// The maps of a whole batch, of those of its shares in order.
+fn joined_maps(shares: Vec<Vec<AttentionMap>>) -> Result<Vec<AttentionMap>> {
+    let mut shares = shares.into_iter();
+    let mut maps = shares.next().unwrap_or_default();
+    for share in shares {
+        for (map, more) in maps.iter_mut().zip(share) {
+            map.weights = Tensor::f_cat(&[&map.weights, &more.weights], 0)?;
+        }
+    }
+    Ok(maps)
 }
 
 impl fmt::Debug for UNet {
@@ -101,7 +114,7 @@ impl UNet {
         timestep: impl Into<Timesteps>,
         conditions: impl Into<Conditions>,
     ) -> Result<Tensor> {
-        self.run(sample, &timestep.into(), &conditions.into(), &None)
+        Ok(self.run(sample, &timestep.into(), &conditions.into(), false)?.0)
     }
 
     /// The same prediction, with the attention map of every attention layer.
@@ -114,9 +127,7 @@ impl UNet {
         timestep: impl Into<Timesteps>,
         conditions: impl Into<Conditions>,
     ) -> Result<(Tensor, Vec<AttentionMap>)> {
-        let probe = Some(RefCell::new(Vec::new()));
-        let output = self.run(sample, &timestep.into(), &conditions.into(), &probe)?;
-        Ok((output, probe.map(RefCell::into_inner).unwrap_or_default()))
+        self.run(sample, &timestep.into(), &conditions.into(), true)
     }
 
     fn check(&self, sample: &Tensor, conditions: &Conditions) -> Result<()> {
@@ -145,8 +156,8 @@ impl UNet {
         sample: &Tensor,
         timestep: &Timesteps,
         conditions: &Conditions,
-        probe: &Probe,
-    ) -> Result<Tensor> {
+        attention: bool,
+    ) -> Result<(Tensor, Vec<AttentionMap>)> {
         self.check(sample, conditions)?;
         let t = timestep.for_batch(sample.size()[0])?;
         let doing = || {
@@ -154,7 +165,29 @@ impl UNet {
             format!("the U-Net, for samples of {size:?} in {:?} on {device},", self.kind)
         };
         let advice = "draw fewer or smaller pictures at once, or use f16 or bf16";
-        guarded(doing, advice, || Ok(self.compute(sample, &t, conditions, probe)))
+        let (batch, t) = (sample.size()[0], t.expand([sample.size()[0]], false));
+        let some = |from: i64, count: i64| {
+            let rows = |x: &Tensor| x.narrow(0, from, count);
+            let probe = attention.then(|| RefCell::new(Vec::new()));
+            let conditions = conditions.rows(from, count);
+            let output = self.compute(&rows(sample), &rows(&t), &conditions, &probe);
+            Ok((output, probe.map(RefCell::into_inner).unwrap_or_default()))
+        };
+        guarded(doing, advice, || {
+            if self.learns(sample, conditions) {
+                return some(0, batch);
+            }
+            let (outputs, maps): (Vec<Tensor>, Vec<_>) =
+                shared_out(batch, some)?.into_iter().unzip();
+            Ok((Tensor::f_cat(&outputs, 0)?, joined_maps(maps)?))
+        })
+    }
+
+    /// Whether anything here is recorded for gradients, or computed elsewhere than on a CPU.
+    fn learns(&self, sample: &Tensor, conditions: &Conditions) -> bool {
+        let weight = self.conv_in.weight();
+        weight.device() != Device::Cpu
+            || [weight, sample, &conditions.context].iter().any(|x| x.requires_grad())
     }
 
     /// The equation; all inputs are checked.
@@ -174,7 +207,7 @@ impl UNet {
         }
         let context = here(&conditions.context);
         let t = send(t, Kind::Float, device).expand([sample.size()[0]], false);
-        let time = Some(self.embedding.forward(&t, conditions, carried));
+        let time = Some(self.embedding.forward(&t, conditions, carried).silu());
         let time = time.as_ref();
         let layer = |x: &Tensor, (resnet, transformer): &ResnetAndTransformer| {
             let h = resnet.forward(x, time);
@@ -205,11 +238,11 @@ impl UNet {
             }
             if let (Some(up), Some(skip)) = (&block.resample, skips.last()) {
                 // The skip's size, which is not always twice this one: odd sizes were rounded up on the way down.
-                let size = &skip.size()[2..];
-                h = up.forward(&h.upsample_nearest2d(size, None, None));
+                let size = skip.size();
+                h = up.upsampled(&h, [size[2], size[3]]);
             }
         }
-        let out = self.conv_out.forward(&self.conv_norm_out.forward(&h).silu());
+        let out = self.conv_out.forward(&self.conv_norm_out.silu(&h));
         out.to_device(sample.device()).to_kind(sample.kind())
     }
 }

@@ -55,10 +55,9 @@ impl Decoder {
             }
             if let Some(up) = up {
                 let size = h.size();
-                let (height, width) = (2 * size[2], 2 * size[3]);
-                h = up.forward(&h.upsample_nearest2d([height, width], None, None));
+                h = up.upsampled(&h, [2 * size[2], 2 * size[3]]);
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&h).silu())
+        self.conv_out.forward(&self.conv_norm_out.silu(&h))
     }
 }

@@ -55,6 +55,6 @@ impl Encoder {
             }
         }
         let h = self.mid_block.forward(&h);
-        self.conv_out.forward(&self.conv_norm_out.forward(&h).silu())
+        self.conv_out.forward(&self.conv_norm_out.silu(&h))
     }
 }

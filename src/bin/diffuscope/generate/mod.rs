@@ -95,20 +95,23 @@ fn draw(args: &GenerateArgs, model: &StableDiffusion, request: &mut Request) -> 
     check_memory(Device::Cpu, "the pictures of all guidance scales", all * each)?;
     let bar = bar(steps as u64, "{bar:30} step {pos}/{len} {msg} {eta} left");
     let mut drawn = Drawn { pictures: Vec::new(), trace: None, stopped: None };
+    let mut prepared = model.prepare(request)?;
     for &scale in &args.sampling.guidance {
+        // Of all that is prepared, only this is another at another scale.
         request.guidance = args.rule(scale)?;
+        prepared.guide(&request.guidance);
         bar.set_message(format!("guidance {scale}"));
         let step = || {
             bar.inc(1);
             ControlFlow::Continue(())
         };
         let (image, finished) = if args.trace.is_some() {
-            let trace = model.trace_with(request, |_| step())?;
+            let trace = model.trace_of(&prepared, |_| step())?;
             let drawn_image = (trace.image.shallow_clone(), trace.len() == steps);
             drawn.trace = Some(trace);
             drawn_image
         } else {
-            let generation = model.generate_with(request, |_| step())?;
+            let generation = model.run(&prepared, |_| step())?;
             (generation.image, generation.finished)
         };
         for (i, prompt) in request.prompts.iter().enumerate() {

@@ -41,8 +41,8 @@ pub struct TrainArgs {
     /// Seed of the initial weights and of all random numbers
     #[arg(long, default_value = "0", allow_negative_numbers = true)]
     pub seed: Seed,
-    /// The dtype that the network computes in; its weights are kept in f32 [default: bf16 if the device has
-    /// instructions for it, otherwise f32]
+    /// The dtype that the network computes in; its weights are kept in f32 [default: bf16 where the device
+    /// computes it quicker than f32, otherwise f32]
     #[arg(long, value_parser = trainable_dtype())]
     dtype: Option<Dtype>,
     #[command(flatten)]
