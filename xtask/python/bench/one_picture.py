@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 folder, dtype, device, steps, out = sys.argv[1:]
 dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
-pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True).to(device)
+pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
 pipe.set_progress_bar_config(disable=True)
 generator = torch.Generator("cpu").manual_seed(0)

@@ -98,7 +98,7 @@ class Pass(torch.nn.Module):
 
 
 def network(kind, folder, order):
-    return kind.from_pretrained(folder, torch_dtype=order.torch_dtype, local_files_only=True).to(order.device).eval()
+    return kind.from_pretrained(folder, dtype=order.torch_dtype, local_files_only=True).to(order.device).eval()
 
 
 def unet(order, adapt):
@@ -124,7 +124,7 @@ def vae(order, adapt, kind, name, scale):
 def pipeline(order, adapt):
     """The whole model; its networks are the contestant's."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-        order.folder, torch_dtype=order.torch_dtype, local_files_only=True
+        order.folder, dtype=order.torch_dtype, local_files_only=True
     ).to(order.device)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
@@ -214,7 +214,7 @@ def first_step(order, adapt):
 def load(order, adapt):
     def run():
         seconds, pipe = timed(order.device, lambda: diffusers.StableDiffusionPipeline.from_pretrained(
-            order.folder, torch_dtype=order.torch_dtype, local_files_only=True
+            order.folder, dtype=order.torch_dtype, local_files_only=True
         ).to(order.device))
         del pipe
         gc.collect()
@@ -253,7 +253,7 @@ def training(order, module, loss_of):
 
 
 def in_f32(kind, folder, order):
-    return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).to(order.device).train()
+    return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(order.device).train()
 
 
 def train_unet(order, adapt):

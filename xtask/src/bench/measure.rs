@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 
 /// Threads that wait for more work by looping are given this time to stop.
 const CALM: Duration = Duration::from_millis(120);
-/// Short works get more rounds, until they have taken this long.
-const LONG_ENOUGH: Duration = Duration::from_secs(12);
 /// At most so many times as many.
 const MORE_ROUNDS: usize = 4;
 
@@ -22,6 +20,8 @@ pub struct Setting<'a> {
     pub programs: &'a Programs<'a>,
     pub device: String,
     pub rounds: usize,
+    /// Short works get more rounds, until they have taken this long.
+    pub long_enough: Duration,
     /// An empty folder.
     pub scratch: PathBuf,
     /// The command-line program.
@@ -248,7 +248,8 @@ fn alternate(
     running: &mut Running,
 ) {
     let (mut round, started) = (0, Instant::now());
-    let short = |round| round < MORE_ROUNDS * setting.rounds && started.elapsed() < LONG_ENOUGH;
+    let short =
+        |round| round < MORE_ROUNDS * setting.rounds && started.elapsed() < setting.long_enough;
     while round < setting.rounds || short(round) {
         let mut seconds = BTreeMap::new();
         for at in order_of(round, ready.len()) {

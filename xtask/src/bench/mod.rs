@@ -16,6 +16,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 /// What `cargo xtask bench` is told.
 pub struct Options {
@@ -118,8 +119,10 @@ pub fn run(project: &Project, options: &Options) -> Result<ExitCode> {
     std::fs::create_dir_all(&scratch)
         .map_err(|error| format!("could not make {}: {error}", scratch.display()))?;
     let (device, rounds) = (options.device.clone(), options.rounds);
+    let long_enough = Duration::from_secs(if options.quick { 4 } else { 12 });
+    let folder = scratch.clone();
     let setting =
-        Setting { programs: &programs, device, rounds, scratch: scratch.clone(), program };
+        Setting { programs: &programs, device, rounds, long_enough, scratch: folder, program };
 
     let facts = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut machine = Machine {

@@ -29,6 +29,9 @@ const OPENVINO: [&str; 1] = ["openvino"];
 const ONNXRUNTIME: [&str; 3] = ["onnx", "onnxruntime", "onnxscript"];
 /// GB of disk for all of them.
 const DISK: f64 = 12.;
+const NOT_INSTALLED: &str = "it is not installed; `cargo xtask bench --install` does that";
+/// What candle's program is made of.
+const CANDLE_SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "src/main.rs"];
 
 pub const ALL: [Peer; 7] = [
     Peer::Ours,
@@ -112,11 +115,12 @@ impl Programs<'_> {
                 };
                 command
             }
-            Peer::Candle => return Err("it has no program here".into()),
+            Peer::Candle if self.candle_is_built() => Command::new(self.candle()),
+            Peer::Candle => return Err(NOT_INSTALLED.into()),
             _ => self.script(peer)?,
         };
         let threads = self.threads.to_string();
-        for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
+        for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
             command.env(variable, &threads);
         }
         command.env_remove("DIFFUSCOPE_DEVICE");
@@ -127,7 +131,7 @@ impl Programs<'_> {
         let missing =
             peer.stamps().iter().find(|(name, packages)| !self.is_installed(name, packages));
         if missing.is_some() {
-            return Err("it is not installed; `cargo xtask bench --install` does that".into());
+            return Err(NOT_INSTALLED.into());
         }
         let mut command = Command::new(self.python());
         let name = peer.script().unwrap_or_default();
@@ -169,11 +173,12 @@ impl Programs<'_> {
                 wanted.push(*stamp);
             }
         }
-        if wanted.is_empty() {
+        let candle = peers.contains(&Peer::Candle) && !self.candle_is_built();
+        if wanted.is_empty() && !candle {
             return Ok(());
         }
         prerequisites::disk(&self.project.lab(""), DISK)?;
-        if !self.python().exists() {
+        if !wanted.is_empty() && !self.python().exists() {
             let (python, _) = prerequisites::python()?;
             let mut make = Command::new(python);
             make.args(["-m", "venv"]).arg(self.folder().join("venv"));
@@ -181,29 +186,53 @@ impl Programs<'_> {
         }
         for (name, packages) in wanted {
             let mut pip = Command::new(self.python());
-            pip.args([
-                "-m",
-                "pip",
-                "install",
-                "--disable-pip-version-check",
-                "--progress-bar",
-                "off",
-            ]);
-            pip.arg("-c").arg(self.constraints()).args(packages).env("PYTHONNOUSERSITE", "1");
+            pip.args(["-m", "pip", "install", "--disable-pip-version-check"]);
+            pip.args(["--progress-bar", "off"]).env("PYTHONNOUSERSITE", "1");
             pip.env_remove("PYTHONPATH").env_remove("PYTHONHOME");
-            let done = self.step(
-                &format!("bench-{name}"),
-                &format!("{name} in .lab/bench"),
-                180,
-                &mut pip,
-            );
-            match done {
-                Ok(()) => write(&self.stamp(name), &self.pin(packages))?,
-                Err(problem) if problem.starts_with("interrupted") => return Err(problem),
-                Err(problem) => eprintln!("{name} does not take part: {problem}"),
-            }
+            pip.arg("-c").arg(self.constraints()).args(packages);
+            self.install_one(name, 180, &mut pip, &self.pin(packages))?;
+        }
+        if candle {
+            let mut cargo = self.project.plain_cargo();
+            cargo.args(["build", "--release", "--locked", "--manifest-path"]);
+            cargo.arg(self.candle_folder().join("Cargo.toml"));
+            cargo.arg("--target-dir").arg(self.folder().join("candle"));
+            // As its documentation advises.
+            cargo.env("RUSTFLAGS", "-C target-cpu=native");
+            self.install_one("candle", 300, &mut cargo, &self.candle_pin())?;
         }
         Ok(())
+    }
+
+    /// A failure is told, and is none of the others'.
+    fn install_one(&self, name: &str, seconds: u64, command: &mut Command, pin: &str) -> Result {
+        let title = format!("{name} in .lab/bench");
+        match self.step(&format!("bench-{name}"), &title, seconds, command) {
+            Ok(()) => write(&self.stamp(name), pin),
+            Err(problem) if problem.starts_with("interrupted") => Err(problem),
+            Err(problem) => {
+                eprintln!("{name} does not take part: {problem}");
+                Ok(())
+            }
+        }
+    }
+
+    fn candle_folder(&self) -> PathBuf {
+        self.project.root.join("xtask/bench-candle")
+    }
+
+    fn candle(&self) -> PathBuf {
+        self.folder().join("candle/release/bench-candle")
+    }
+
+    fn candle_pin(&self) -> String {
+        let read = |name| fs::read_to_string(self.candle_folder().join(name)).unwrap_or_default();
+        CANDLE_SOURCES.map(read).concat()
+    }
+
+    fn candle_is_built(&self) -> bool {
+        let stamp = fs::read_to_string(self.stamp("candle")).ok();
+        self.candle().exists() && stamp.is_some_and(|stamp| stamp == self.candle_pin())
     }
 
     fn step(&self, log: &str, title: &str, seconds: u64, command: &mut Command) -> Result {

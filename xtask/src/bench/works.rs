@@ -127,7 +127,7 @@ pub fn all() -> Vec<Work> {
         .quick(),
         Work::new("generate-1", "generate", "a picture in 30 guided steps, decoded", &MODEL_PEERS)
             .quick(),
-        Work::new("generate-8", "generate", "8 pictures at once", &MODEL_PEERS).batch(8).quick(),
+        Work::new("generate-8", "generate", "8 pictures at once", &MODEL_PEERS).batch(8),
         Work::new("generate-32", "generate", "32 pictures at once", &MODEL_PEERS).batch(32),
         Work::new("scale-1", "generate", "a picture at scale 1, against a guided one", &[]).ways(
             "scale-1",
