@@ -36,11 +36,16 @@ struct MeasuredSide {
     ratio: Option<RatioSpread>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone, Copy)]
 struct RatioSpread {
     median: f64,
+    least: f64,
+    most: f64,
 }
 
+/// What is written at a logarithmic axis of ratios.
+const TICKS: [f64; 16] =
+    [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1., 1.5, 2., 3., 5., 10., 20., 50., 100.];
 const OURS: &str = "diffuscope";
 
 /// Writes `bench.png`, and `bench-growth.png` if there are curves.
@@ -85,30 +90,56 @@ fn ratios(report: &BenchReport) -> Result<Option<Figure>> {
     if names.is_empty() {
         return Ok(None);
     }
+    let spreads = works.iter().flat_map(|work| &work.contestants).filter_map(|side| side.ratio);
+    let (low, high) = spreads
+        .fold((1f64, 1f64), |(low, high), ratio| (low.min(ratio.least), high.max(ratio.most)));
+    let range = (low / 1.1, high * 1.1);
     let panels = dtypes(&works).into_iter().map(|dtype| {
-        let rows: Vec<&&MeasuredWork> = works.iter().filter(|work| work.dtype == dtype).collect();
-        let height = |i: usize| (rows.len() - i) as f64;
-        let ticks = rows.iter().enumerate().map(|(i, work)| (height(i), work.work.clone()));
-        let chart = panel(dtype.clone())
-            .x("times as long as diffuscope, 1 = the same")
-            .y_ticks(ticks)
-            .y_range(0.5, rows.len() as f64 + 0.5)
-            .log_x();
-        names.iter().enumerate().fold(chart, |chart, (color, name)| {
-            let of_row = |(i, work): (usize, &&&MeasuredWork)| {
-                let side = work.contestants.iter().find(|side| side.name == *name)?;
-                Some((side.ratio.as_ref()?.median, height(i)))
-            };
-            let points: Vec<_> = rows.iter().enumerate().filter_map(of_row).collect();
-            match points.is_empty() {
-                true => chart,
-                false => chart.points(name, points).color(color),
-            }
-        })
+        let rows: Vec<&MeasuredWork> =
+            works.iter().copied().filter(|work| work.dtype == dtype).collect();
+        let top = rows.len() as f64 + 0.5;
+        let names_of_rows =
+            rows.iter().enumerate().map(|(i, work)| (height(&rows, i), &*work.work));
+        let ticks = TICKS.into_iter().filter(|at| (range.0..range.1).contains(at));
+        let chart = panel(dtype)
+            .x("times as long as diffuscope; the thin lines are all rounds")
+            .x_range(range.0, range.1)
+            .x_ticks(ticks.map(|at| (at, at.to_string())))
+            .y_range(0.5, top)
+            .y_ticks(names_of_rows)
+            .log_x()
+            .line(OURS, vec![(1., 0.5), (1., top)])
+            .color(0);
+        names.iter().enumerate().fold(chart, |chart, (i, name)| marks(chart, &rows, name, i + 1))
     });
     let BenchMachine { name, threads } = &report.machine;
     let title = format!("Side by side on {name}, {threads} threads");
     figure(title, panels.collect()).map(Some)
+}
+
+/// The rows go from the top down.
+fn height(rows: &[&MeasuredWork], i: usize) -> f64 {
+    (rows.len() - i) as f64
+}
+
+/// A contestant's medians, and from its least to its largest ratio.
+fn marks(chart: Panel, rows: &[&MeasuredWork], name: &str, color: usize) -> Panel {
+    let ratio = |work: &MeasuredWork| {
+        work.contestants.iter().find(|side| side.name == name).and_then(|side| side.ratio)
+    };
+    let places: Vec<(f64, RatioSpread)> = rows
+        .iter()
+        .enumerate()
+        .filter_map(|(i, work)| Some((height(rows, i), ratio(work)?)))
+        .collect();
+    if places.is_empty() {
+        return chart;
+    }
+    let chart = places.iter().fold(chart, |chart, (y, ratio)| {
+        chart.thin_line(vec![(ratio.least, *y), (ratio.most, *y)]).color(color)
+    });
+    let medians = places.iter().map(|(y, ratio)| (ratio.median, *y)).collect();
+    chart.points(name, medians).color(color)
 }
 
 /// Cost against size, a panel for every curve and dtype.
