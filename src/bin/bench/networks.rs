@@ -7,11 +7,9 @@ use diffuscope::tensor_file::{TensorFile, write_tensors};
 use diffuscope::{Error, Result};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::operations::{unet_operations, vae_operations};
+use crate::operations::{TOKENS, unet_operations, vae_operations};
 use crate::order::{ReadyWork, WorkOrder, WorkRun, timed};
 
-/// The tokens of a prompt.
-pub const TOKENS: i64 = 77;
 /// The timestep of a pass.
 const TIMESTEP: i64 = 501;
 

@@ -10,8 +10,8 @@ use diffuscope::models::vae::VaeConfig;
 use diffuscope::tensor_file::{NamedTensors, read_config, weight_files};
 use diffuscope::{Error, Result};
 
-use crate::networks::TOKENS;
-use crate::order::WorkOrder;
+/// The tokens of a prompt.
+pub const TOKENS: i64 = 77;
 
 /// One operation, with all that its time depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -193,11 +193,17 @@ fn text_operations(folder: &Path, prompts: i64) -> Result<OperationCounts> {
     Ok(counts)
 }
 
-/// So many guided passes for each picture, and so often the texts and the decoding of all pictures.
-pub fn picture_operations(order: &WorkOrder, passes: f64, times: f64) -> Result<OperationCounts> {
-    let unet = unet_operations(&order.folder.join("unet"), 2 * order.batch, order.side)?;
-    let vae = vae_operations(&order.folder.join("vae"), order.batch, order.side, false)?;
-    let text = text_operations(&order.folder.join("text_encoder"), 2)?;
+/// So many guided passes for each of these pictures, and so often the texts and the decoding of all of them.
+pub fn picture_operations(
+    model: &Path,
+    batch: i64,
+    side: i64,
+    passes: f64,
+    times: f64,
+) -> Result<OperationCounts> {
+    let unet = unet_operations(&model.join("unet"), 2 * batch, side)?;
+    let vae = vae_operations(&model.join("vae"), batch, side, false)?;
+    let text = text_operations(&model.join("text_encoder"), 2)?;
     Ok(OperationCounts::default().and(&unet, passes).and(&vae, times).and(&text, times))
 }
 

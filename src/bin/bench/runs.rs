@@ -7,7 +7,7 @@ use diffuscope::{Error, Result, figures};
 use tch::Tensor;
 
 use crate::networks::inputs;
-use crate::operations::picture_operations;
+use crate::operations::{OperationCounts, picture_operations};
 use crate::order::{ReadyWork, WorkOrder, WorkRun, timed};
 
 /// What is drawn. A caption as the embedded model knows them.
@@ -20,6 +20,10 @@ const STEPS_OF_A_RUN: usize = 10;
 
 fn opened(order: &WorkOrder) -> Result<StableDiffusion> {
     StableDiffusion::open(&order.folder, order.kind()?, order.device()?)
+}
+
+fn counted(order: &WorkOrder, passes: f64, times: f64) -> Result<OperationCounts> {
+    picture_operations(&order.folder, order.batch, order.side, passes, times)
 }
 
 fn request(order: &WorkOrder, model: &StableDiffusion) -> Result<Request> {
@@ -51,7 +55,7 @@ pub fn generate(order: &WorkOrder) -> Result<ReadyWork> {
         other => return Err(Error::argument("variant", "one of those in docs/bench.md", other)),
     }
     let passes = order.steps as f64 * halves / 2. * scales.len() as f64;
-    let operations = picture_operations(order, passes, scales.len() as f64)?;
+    let operations = counted(order, passes, scales.len() as f64)?;
     let one_call = order.variant == "one-call";
     let several = scales.len() > 1;
     let run = move || {
@@ -79,7 +83,7 @@ pub fn generate(order: &WorkOrder) -> Result<ReadyWork> {
 pub fn steps(order: &WorkOrder) -> Result<ReadyWork> {
     let (model, device) = (opened(order)?, order.device()?);
     let request = request(order, &model)?;
-    let operations = picture_operations(order, 1., 0.)?;
+    let operations = counted(order, 1., 0.)?;
     let run = move || {
         let prepared = model.prepare(&request)?;
         let take = || {
@@ -99,7 +103,7 @@ pub fn steps(order: &WorkOrder) -> Result<ReadyWork> {
 pub fn first_step(order: &WorkOrder) -> Result<ReadyWork> {
     let (model, device) = (opened(order)?, order.device()?);
     let request = request(order, &model)?;
-    let operations = picture_operations(order, 1., 0.)?;
+    let operations = counted(order, 1., 0.)?;
     let run = move || {
         let take = || {
             let prepared = model.prepare(&request)?;

@@ -15,8 +15,8 @@ use diffuscope::train::{
 use diffuscope::{Error, Result};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::networks::{TOKENS, inputs};
-use crate::operations::{OperationCounts, unet_operations, vae_operations};
+use crate::networks::inputs;
+use crate::operations::{OperationCounts, TOKENS, unet_operations, vae_operations};
 use crate::order::{ReadyWork, WorkOrder, WorkRun};
 
 /// So many steps are one run, and the time is that of one of them.

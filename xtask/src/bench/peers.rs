@@ -20,6 +20,7 @@ pub enum Peer {
     OpenVino,
     OnnxRuntime,
     Candle,
+    StableDiffusionCpp,
 }
 
 /// What Python packages a peer needs; their versions are in the constraints.
@@ -30,10 +31,12 @@ const ONNXRUNTIME: [&str; 3] = ["onnx", "onnxruntime", "onnxscript"];
 /// GB of disk for all of them.
 const DISK: f64 = 12.;
 const NOT_INSTALLED: &str = "it is not installed; `cargo xtask bench --install` does that";
+/// Its library's calls draw whole pictures from a prompt and a seed of its own.
+const NO_PASSES: &str = "it cannot be asked for a pass of a network, nor be given latents";
 /// What candle's program is made of.
 const CANDLE_SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "src/main.rs"];
 
-pub const ALL: [Peer; 7] = [
+pub const ALL: [Peer; 8] = [
     Peer::Ours,
     Peer::Plain,
     Peer::Diffusers,
@@ -41,6 +44,7 @@ pub const ALL: [Peer; 7] = [
     Peer::OpenVino,
     Peer::OnnxRuntime,
     Peer::Candle,
+    Peer::StableDiffusionCpp,
 ];
 
 impl Peer {
@@ -54,6 +58,7 @@ impl Peer {
             Self::OpenVino => "openvino",
             Self::OnnxRuntime => "onnxruntime",
             Self::Candle => "candle",
+            Self::StableDiffusionCpp => "stable-diffusion.cpp",
         }
     }
 
@@ -67,7 +72,7 @@ impl Peer {
     /// The script of a Python peer.
     fn script(self) -> Option<&'static str> {
         match self {
-            Self::Ours | Self::Plain | Self::Candle => None,
+            Self::Ours | Self::Plain | Self::Candle | Self::StableDiffusionCpp => None,
             Self::Diffusers => Some("eager.py"),
             Self::Compile => Some("with_compile.py"),
             Self::OpenVino => Some("with_openvino.py"),
@@ -78,7 +83,7 @@ impl Peer {
     /// The folder's stamp says that its packages are there: everything in Python needs those of diffusers.
     fn stamps(self) -> &'static [(&'static str, &'static [&'static str])] {
         match self {
-            Self::Ours | Self::Plain | Self::Candle => &[],
+            Self::Ours | Self::Plain | Self::Candle | Self::StableDiffusionCpp => &[],
             Self::Diffusers | Self::Compile => &[("diffusers", &DIFFUSERS)],
             Self::OpenVino => &[("diffusers", &DIFFUSERS), ("openvino", &OPENVINO)],
             Self::OnnxRuntime => &[("diffusers", &DIFFUSERS), ("onnxruntime", &ONNXRUNTIME)],
@@ -117,6 +122,7 @@ impl Programs<'_> {
             }
             Peer::Candle if self.candle_is_built() => Command::new(self.candle()),
             Peer::Candle => return Err(NOT_INSTALLED.into()),
+            Peer::StableDiffusionCpp => return Err(NO_PASSES.into()),
             _ => self.script(peer)?,
         };
         let threads = self.threads.to_string();

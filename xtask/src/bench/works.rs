@@ -55,8 +55,15 @@ pub struct Work {
     pub quick: bool,
 }
 
-const NETWORK_PEERS: [Peer; 6] =
-    [Peer::Plain, Peer::Diffusers, Peer::Compile, Peer::OpenVino, Peer::OnnxRuntime, Peer::Candle];
+const NETWORK_PEERS: [Peer; 7] = [
+    Peer::Plain,
+    Peer::Diffusers,
+    Peer::Compile,
+    Peer::OpenVino,
+    Peer::OnnxRuntime,
+    Peer::Candle,
+    Peer::StableDiffusionCpp,
+];
 const MODEL_PEERS: [Peer; 5] =
     [Peer::Plain, Peer::Diffusers, Peer::Compile, Peer::OpenVino, Peer::OnnxRuntime];
 const WHOLE_PEERS: [Peer; 2] = [Peer::Plain, Peer::Diffusers];
