@@ -134,15 +134,15 @@ pub fn measure(
     if alone {
         running.0.clear();
     }
-    let need = work.gigabytes * if dtype == "f32" { 1. } else { 0.6 };
+    let need = |i: usize| work.gigabytes * work.sides[i].peer.memory(dtype);
     let mut present = Vec::new();
     for (i, side) in work.sides.iter().enumerate().skip(1) {
         match setting.programs.command(side.peer) {
-            Ok(_) => present.push(i),
+            Ok(_) => present.push((i, need(i))),
             Err(reason) => result.sides[i].missing = Some(reason),
         }
     }
-    for group in groups(&present, need, available_gigabytes()) {
+    for group in groups(&present, need(0), available_gigabytes()) {
         match group {
             Group::Together(sides) => {
                 round_after_round(setting, &folder, &mut result, &sides, running)?;
@@ -150,15 +150,7 @@ pub fn measure(
                     running.0.clear();
                 }
             }
-            Group::TooLarge(free) => {
-                let reason = format!(
-                    "two contestants need {:.0} GB of memory, and {free:.0} are free",
-                    2. * need
-                );
-                result.sides.iter_mut().for_each(|side| {
-                    side.missing.get_or_insert_with(|| reason.clone());
-                });
-            }
+            Group::TooLarge(i, reason) => result.sides[i].missing = Some(reason),
         }
     }
     Ok(result)
@@ -168,18 +160,33 @@ pub fn measure(
 #[derive(Debug, PartialEq)]
 enum Group {
     Together(Vec<usize>),
-    /// With so many GB free there is no room for two.
-    TooLarge(f64),
+    /// There is no room for it beside ours, as the sentence says.
+    TooLarge(usize, String),
 }
 
-/// As many at once as fit into the memory beside ours.
-fn groups(sides: &[usize], need: f64, free: Option<f64>) -> Vec<Group> {
-    let Some(free) = free else { return vec![Group::Together(sides.to_vec())] };
-    match (free / need) as usize {
-        0 | 1 => vec![Group::TooLarge(free)],
-        _ if sides.is_empty() => vec![Group::Together(Vec::new())],
-        fit => sides.chunks(fit - 1).map(|some| Group::Together(some.to_vec())).collect(),
+/// As many at once as fit into the memory beside ours; each comes with what it needs, in GB.
+fn groups(sides: &[(usize, f64)], ours: f64, free: Option<f64>) -> Vec<Group> {
+    let free = free.unwrap_or(f64::INFINITY);
+    let (mut groups, mut together, mut taken) = (Vec::new(), Vec::new(), ours);
+    for &(i, need) in sides {
+        if ours + need > free {
+            let needed = ours + need;
+            let reason =
+                format!("with ours it needs {needed:.0} GB of memory, and {free:.0} are free");
+            groups.push(Group::TooLarge(i, reason));
+            continue;
+        }
+        if taken + need > free {
+            groups.push(Group::Together(std::mem::take(&mut together)));
+            taken = ours;
+        }
+        together.push(i);
+        taken += need;
     }
+    if !together.is_empty() {
+        groups.push(Group::Together(together));
+    }
+    groups
 }
 
 fn available_gigabytes() -> Option<f64> {
@@ -214,7 +221,7 @@ fn round_after_round(
         match first {
             Ok(said) => {
                 ready.push(i);
-                note_memory(&mut result.sides[i], &said);
+                note_memory(&work, &mut result.sides[i], &said);
             }
             Err(reason) => result.sides[i].missing = Some(reason),
         }
@@ -257,7 +264,7 @@ fn alternate(
             std::thread::sleep(CALM);
             match running.ask(setting, &work.sides[i], &json!({ "do": "run" })) {
                 Ok(said) => {
-                    note_memory(&mut result.sides[i], &said);
+                    note_memory(work, &mut result.sides[i], &said);
                     seconds.insert(i, said["seconds"].as_f64().unwrap_or(f64::NAN));
                 }
                 Err(reason) => result.sides[i].missing = Some(reason),
@@ -276,7 +283,11 @@ fn alternate(
     }
 }
 
-fn note_memory(side: &mut SideResult, said: &Value) {
+/// Of a program that it starts itself, a contestant does not know the memory.
+fn note_memory(work: &Work, side: &mut SideResult, said: &Value) {
+    if work.task == "process" {
+        return;
+    }
     side.peak = side.peak.max(said["peak"].as_u64());
     side.rest = said["rest"].as_u64();
 }
@@ -309,11 +320,15 @@ mod tests {
     #[test]
     fn as_many_run_at_once_as_fit_into_memory() {
         let together = |sides: &[usize]| Group::Together(sides.to_vec());
-        assert_eq!(groups(&[1, 2, 3], 8., None), [together(&[1, 2, 3])]);
-        assert_eq!(groups(&[1, 2, 3], 8., Some(32.)), [together(&[1, 2, 3])]);
-        assert_eq!(groups(&[1, 2, 3], 8., Some(25.)), [together(&[1, 2]), together(&[3])]);
-        assert_eq!(groups(&[1, 2], 8., Some(17.)), [together(&[1]), together(&[2])]);
-        assert_eq!(groups(&[1, 2], 8., Some(15.)), [Group::TooLarge(15.)]);
-        assert_eq!(groups(&[], 8., Some(17.)), [together(&[])]);
+        let three = [(1, 8.), (2, 4.), (3, 8.)];
+        assert_eq!(groups(&three, 8., None), [together(&[1, 2, 3])]);
+        assert_eq!(groups(&three, 8., Some(28.)), [together(&[1, 2, 3])]);
+        assert_eq!(groups(&three, 8., Some(25.)), [together(&[1, 2]), together(&[3])]);
+        let tight = groups(&three, 8., Some(13.));
+        let [Group::TooLarge(1, reason), Group::TooLarge(3, _), last] = &tight[..] else {
+            panic!("{tight:?}")
+        };
+        assert_eq!(reason, "with ours it needs 16 GB of memory, and 13 are free");
+        assert_eq!(last, &together(&[2]));
     }
 }

@@ -69,6 +69,18 @@ impl Peer {
         })
     }
 
+    /// How many times the memory of a process that holds the weights in f32 and computes with them. What converts,
+    /// exports or packs them holds two copies meanwhile.
+    pub fn memory(self, dtype: &str) -> f64 {
+        match (self, dtype) {
+            (Self::OpenVino | Self::OnnxRuntime, _) => 2.2,
+            (Self::Compile, "f32") => 1.8,
+            (Self::Compile, _) => 1.,
+            (_, "f32") => 1.,
+            _ => 0.55,
+        }
+    }
+
     /// The script of a Python peer.
     fn script(self) -> Option<&'static str> {
         match self {

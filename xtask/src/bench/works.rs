@@ -45,7 +45,7 @@ pub struct Work {
     pub steps: usize,
     /// The first one is ours, and what the others are compared with.
     pub sides: Vec<Side>,
-    /// The memory that a contestant needs, in GB in f32.
+    /// The memory that a process needs which holds the weights in f32, in GB.
     pub gigabytes: f64,
     /// The dtype, where a work is of one alone.
     pub dtype: Option<&'static str>,
@@ -109,12 +109,12 @@ impl Work {
     fn ways(
         self,
         ours: &'static str,
-        other: (&str, &'static str),
+        other: &'static str,
         diffusers: Option<&'static str>,
     ) -> Self {
         let side = |name: &str, peer, variant| Side { name: name.into(), peer, variant };
         let mut sides = vec![side("diffuscope", Peer::Ours, ours)];
-        sides.push(side(&format!("diffuscope, {}", other.0), Peer::Ours, other.1));
+        sides.push(side("diffuscope, otherwise", Peer::Ours, other));
         sides.extend(diffusers.map(|variant| side("diffusers", Peer::Diffusers, variant)));
         Self { sides, ..self }
     }
@@ -138,14 +138,14 @@ pub fn all() -> Vec<Work> {
         Work::new("generate-32", "generate", "32 pictures at once", &MODEL_PEERS).batch(32),
         Work::new("scale-1", "generate", "a picture at scale 1, against a guided one", &[]).ways(
             "scale-1",
-            ("guided", ""),
+            "",
             Some("scale-1"),
         ),
         Work::new("half-interval", "generate", "guided in half of the steps, against all", &[])
-            .ways("half-interval", ("guided", ""), None),
+            .ways("half-interval", "", None),
         Work::new("sweep", "generate", "8 guidance scales in one call, against 8 calls", &[]).ways(
             "one-call",
-            ("8 calls", "single-runs"),
+            "single-runs",
             Some("single-runs"),
         ),
         Work::new(
@@ -172,19 +172,19 @@ pub fn all() -> Vec<Work> {
             steps: 1,
             ..Work::new("process-1", "process", "the same with one step", &WHOLE_PEERS)
         },
-        Work::new("unet-sd15", "unet", pass, &NETWORK_PEERS).large(Model::Sd15, 2, 64, 8.5),
-        Work::new("unet-sdxl", "unet", pass, &NETWORK_PEERS).large(Model::Sdxl, 2, 128, 22.),
+        Work::new("unet-sd15", "unet", pass, &NETWORK_PEERS).large(Model::Sd15, 2, 64, 4.5),
+        Work::new("unet-sdxl", "unet", pass, &NETWORK_PEERS).large(Model::Sdxl, 2, 128, 13.),
         Work::new("vae-encode", "vae-encode", "encoding 512×512 pixels", &NETWORK_PEERS).large(
             Model::Sd15,
             1,
             64,
-            4.,
+            3.5,
         ),
         Work::new("vae-decode", "vae-decode", "decoding 512×512 pixels", &NETWORK_PEERS).large(
             Model::Sd15,
             1,
             64,
-            4.,
+            3.5,
         ),
     ];
     for (dtype, name) in [("f32", "load-f16-to-f32"), ("bf16", "load-f16-to-bf16")] {
