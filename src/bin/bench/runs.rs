@@ -54,7 +54,9 @@ pub fn generate(order: &WorkOrder) -> Result<ReadyWork> {
         "one-call" | "single-runs" => scales = SCALES.to_vec(),
         other => return Err(Error::argument("variant", "one of those in docs/bench.md", other)),
     }
-    let passes = order.steps as f64 * halves / 2. * scales.len() as f64;
+    // Scales 0 and 1 need one of the two halves.
+    let halves_of = |scale: &f64| if [0., 1.].contains(scale) { 1. } else { halves };
+    let passes = order.steps as f64 * scales.iter().map(halves_of).sum::<f64>() / 2.;
     let operations = counted(order, passes, scales.len() as f64)?;
     let one_call = order.variant == "one-call";
     let several = scales.len() > 1;

@@ -53,6 +53,11 @@ impl Contestant {
         }
     }
 
+    /// Whether it has ended.
+    pub fn is_dead(&self) -> bool {
+        self.orders.is_none()
+    }
+
     /// How it ended, and the last thing that it said.
     fn death(&mut self) -> String {
         self.orders = None;
@@ -105,6 +110,7 @@ mod tests {
         let death = dies.ask(&json!({})).unwrap_err();
         assert!(death.contains("exit status: 3") && death.ends_with("no memory"), "{death}");
         // And it stays dead.
+        assert!(dies.is_dead());
         assert!(dies.ask(&json!({})).unwrap_err().starts_with("it died"));
         let mut killed = shell("kill -9 $$", folder.path());
         assert!(killed.ask(&json!({})).unwrap_err().contains("signal: 9"));

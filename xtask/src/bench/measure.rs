@@ -1,7 +1,7 @@
 //! A work, measured: all contestants ready at once, and then round by round in alternation.
 
-use super::contestant::Contestant;
 use super::peers::Programs;
+use super::running::Running;
 use super::statistics::{Spread, median, order_of};
 use super::works::{Model, Side, Work};
 use crate::Result;
@@ -78,48 +78,12 @@ pub struct WorkResult {
     pub best_seconds: f64,
 }
 
-/// Contestants that are running, by name.
-#[derive(Default)]
-pub struct Running(BTreeMap<String, Contestant>);
-
-impl Running {
-    pub fn ask(&mut self, setting: &Setting, side: &Side, order: &Value) -> Result<Value> {
-        if !self.0.contains_key(&side.name) {
-            let logs = setting.programs.project.lab("bench/logs");
-            std::fs::create_dir_all(&logs)
-                .map_err(|error| format!("could not make {}: {error}", logs.display()))?;
-            let log = logs.join(format!("{}.log", side.name.replace([' ', ','], "-")));
-            let mut command = setting.programs.command(side.peer)?;
-            self.0.insert(side.name.clone(), Contestant::start(&mut command, &log)?);
-        }
-        let Some(contestant) = self.0.get_mut(&side.name) else { return Err("it is gone".into()) };
-        let answer = contestant.ask(order);
-        if answer.as_ref().is_err_and(|reason| reason.starts_with("it died")) {
-            self.0.remove(&side.name);
-        }
-        answer
-    }
-
-    /// The versions that everybody who runs says.
-    pub fn versions(&mut self) -> BTreeMap<String, Value> {
-        let mut all = BTreeMap::new();
-        for contestant in self.0.values_mut() {
-            if let Ok(answer) = contestant.ask(&json!({ "do": "hello" }))
-                && let Some(versions) = answer["versions"].as_object()
-            {
-                all.extend(versions.clone());
-            }
-        }
-        all
-    }
-}
-
 /// Measures a work. What a contestant cannot do is in its result.
 pub fn measure(
     setting: &Setting,
     work: &Work,
     dtype: &str,
-    running: &mut Running,
+    running: &mut Running<'_>,
 ) -> Result<WorkResult> {
     let folder = setting.programs.model(work.model)?;
     let mut result = WorkResult {
@@ -132,7 +96,7 @@ pub fn measure(
     // A process whose memory matters, or that cannot end what it began, does nothing before and after.
     let alone = work.model != Model::Tiny || work.task.starts_with("train");
     if alone {
-        running.0.clear();
+        running.end();
     }
     let need = |i: usize| work.gigabytes * work.sides[i].peer.memory(dtype);
     let mut present = Vec::new();
@@ -147,7 +111,7 @@ pub fn measure(
             Group::Together(sides) => {
                 round_after_round(setting, &folder, &mut result, &sides, running)?;
                 if alone {
-                    running.0.clear();
+                    running.end();
                 }
             }
             Group::TooLarge(i, reason) => result.sides[i].missing = Some(reason),
@@ -201,7 +165,7 @@ fn round_after_round(
     folder: &Path,
     result: &mut WorkResult,
     sides: &[usize],
-    running: &mut Running,
+    running: &mut Running<'_>,
 ) -> Result {
     let work = result.work.clone();
     let answer = |i: usize| setting.scratch.join(format!("{}-{}-{i}", work.name, result.dtype));
@@ -215,9 +179,8 @@ fn round_after_round(
             "inputs": setting.scratch.join(format!("{}-inputs", work.name)), "answer": answer(i),
             "scratch": setting.scratch, "program": setting.program,
         });
-        let first = running
-            .ask(setting, side, &prepare)
-            .and_then(|_| running.ask(setting, side, &json!({ "do": "run" })));
+        let first =
+            running.ask(side, &prepare).and_then(|_| running.ask(side, &json!({ "do": "run" })));
         match first {
             Ok(said) => {
                 ready.push(i);
@@ -233,11 +196,11 @@ fn round_after_round(
         return Ok(());
     }
     let answers: Vec<PathBuf> = (0..work.sides.len()).map(answer).collect();
-    compare(setting, &work, &ready, &answers, result, running);
+    compare(&work, &ready, &answers, result, running);
     ready.retain(|i| result.sides[*i].missing.is_none());
     alternate(setting, &work, ready, result, running);
     if result.gflop == 0. {
-        let said = running.ask(setting, &work.sides[0], &json!({ "do": "roofline" }));
+        let said = running.ask(&work.sides[0], &json!({ "do": "roofline" }));
         let number = |said: &Value, name: &str| said[name].as_f64().unwrap_or_default();
         if let Ok(said) = said {
             (result.gflop, result.best_seconds) =
@@ -252,7 +215,7 @@ fn alternate(
     work: &Work,
     mut ready: Vec<usize>,
     result: &mut WorkResult,
-    running: &mut Running,
+    running: &mut Running<'_>,
 ) {
     let (mut round, started) = (0, Instant::now());
     let short =
@@ -262,7 +225,7 @@ fn alternate(
         for at in order_of(round, ready.len()) {
             let i = ready[at];
             std::thread::sleep(CALM);
-            match running.ask(setting, &work.sides[i], &json!({ "do": "run" })) {
+            match running.ask(&work.sides[i], &json!({ "do": "run" })) {
                 Ok(said) => {
                     note_memory(work, &mut result.sides[i], &said);
                     seconds.insert(i, said["seconds"].as_f64().unwrap_or(f64::NAN));
@@ -294,18 +257,17 @@ fn note_memory(work: &Work, side: &mut SideResult, said: &Value) {
 
 /// How far the answers are from ours, where there are any.
 fn compare(
-    setting: &Setting,
     work: &Work,
     ready: &[usize],
     answers: &[PathBuf],
     result: &mut WorkResult,
-    running: &mut Running,
+    running: &mut Running<'_>,
 ) {
     for &i in ready.iter().filter(|&&i| i != 0) {
         let same = work.sides[i].variant == work.sides[0].variant;
         if same && answers[0].exists() && answers[i].exists() {
             let order = json!({ "do": "compare", "ours": answers[0], "theirs": answers[i] });
-            match running.ask(setting, &work.sides[0], &order) {
+            match running.ask(&work.sides[0], &order) {
                 Ok(said) => result.sides[i].gap = said["gap"].as_f64(),
                 Err(reason) => result.sides[i].missing = Some(format!("its answer: {reason}")),
             }

@@ -4,14 +4,16 @@ mod contestant;
 mod measure;
 mod peers;
 mod report;
+mod running;
 mod statistics;
 mod works;
 
 use crate::project::{Project, output, remove, run as run_command, write};
 use crate::{Result, setup};
-use measure::{Running, Setting, WorkResult, measure};
+use measure::{Setting, WorkResult, measure};
 use peers::{Peer, Programs};
 use report::Machine;
+use running::Running;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -148,7 +150,7 @@ fn measure_all(
     dtypes: &[String],
     machine: &mut Machine,
 ) -> Result<Vec<WorkResult>> {
-    let mut running = Running::default();
+    let mut running = Running::new(setting.programs);
     let mut results = Vec::new();
     for work in works {
         for dtype in dtypes {
@@ -158,12 +160,11 @@ fn measure_all(
             let result = measure(setting, work, dtype, &mut running)?;
             println!("{}", report::lines(&result));
             results.push(result);
-            machine.versions.extend(running.versions());
         }
     }
     for dtype in dtypes {
         let order = json!({ "do": "rates", "dtype": dtype, "device": setting.device });
-        let rates = running.ask(setting, &works[0].sides[0], &order)?;
+        let rates = running.ask(&works[0].sides[0], &order)?;
         let rate = |name: &str| rates[name].as_f64().unwrap_or_default();
         let (matmul, convolution) = (rate("matmul"), rate("convolution"));
         println!(
@@ -171,6 +172,7 @@ fn measure_all(
         );
         machine.rates.insert(dtype.clone(), rates);
     }
+    machine.versions = running.versions.clone();
     Ok(results)
 }
 
