@@ -73,7 +73,11 @@ fn answer(line: &str, work: &mut Option<ServedWork>, best: &mut BestTimes) -> Re
         }
         BenchOrder::Compare { ours, theirs } => {
             let read = |path: &Path| TensorFile::open(path)?.tensor(ANSWER);
-            Ok(json!({ "gap": gap(&read(&theirs)?, &read(&ours)?)? }))
+            let gap = gap(&read(&theirs)?, &read(&ours)?)?;
+            if !gap.is_finite() {
+                return Err(Error::argument("an answer", "finite numbers", gap));
+            }
+            Ok(json!({ "gap": gap }))
         }
     }
 }

@@ -147,7 +147,11 @@ fn groups(sides: &[(usize, f64)], ours: f64, free: Option<f64>) -> Vec<Group> {
         together.push(i);
         taken += need;
     }
-    if !together.is_empty() {
+    let alone = !groups.iter().any(|group| matches!(group, Group::Together(_)));
+    if ours > free {
+        let reason = format!("it needs {ours:.0} GB of memory, and {free:.0} are free");
+        groups.push(Group::TooLarge(0, reason));
+    } else if alone || !together.is_empty() {
         groups.push(Group::Together(together));
     }
     groups
@@ -182,10 +186,8 @@ fn round_after_round(
         let first =
             running.ask(side, &prepare).and_then(|_| running.ask(side, &json!({ "do": "run" })));
         match first {
-            Ok(said) => {
-                ready.push(i);
-                note_memory(&work, &mut result.sides[i], &said);
-            }
+            // What it took to get ready, as to compile, is not counted.
+            Ok(_) => ready.push(i),
             Err(reason) => result.sides[i].missing = Some(reason),
         }
     }
@@ -292,5 +294,9 @@ mod tests {
         };
         assert_eq!(reason, "with ours it needs 16 GB of memory, and 13 are free");
         assert_eq!(last, &together(&[2]));
+        // Ours is measured also where nobody is beside it.
+        assert_eq!(groups(&[], 8., Some(17.)), [together(&[])]);
+        assert_eq!(groups(&[(1, 4.)], 8., Some(9.))[1], together(&[]));
+        assert!(matches!(&groups(&[(1, 4.)], 8., Some(7.))[..], [_, Group::TooLarge(0, _)]));
     }
 }
