@@ -1,5 +1,6 @@
 //! Who is measured: this project, and the programs that people would take in its place.
 
+use crate::interrupts::apart;
 use crate::progress::Progress;
 use crate::project::{Project, write};
 use crate::{Result, prerequisites};
@@ -74,8 +75,8 @@ impl Peer {
     pub fn memory(self, dtype: &str) -> f64 {
         match (self, dtype) {
             (Self::OpenVino | Self::OnnxRuntime, _) => 2.2,
-            (Self::Compile, "f32") => 1.8,
-            (Self::Compile, _) => 1.,
+            (Self::Compile, "f32") => 2.4,
+            (Self::Compile, _) => 1.4,
             (_, "f32") => 1.,
             _ => 0.55,
         }
@@ -120,11 +121,11 @@ impl Programs<'_> {
         self.folder().join("venv/bin/python")
     }
 
-    /// The command that starts a peer, or why it cannot take part.
+    /// The command that starts a peer, or why it cannot take part. It ends with this program.
     pub fn command(&self, peer: Peer) -> Result<Command> {
         let mut command = match peer {
             Peer::Ours | Peer::Plain => {
-                let mut command = Command::new(&self.bench);
+                let mut command = apart(&self.bench);
                 command.arg("serve").envs(self.project.libtorch_environment());
                 match peer {
                     Peer::Plain => command.env("DIFFUSCOPE_PLAIN", "1"),
@@ -132,7 +133,7 @@ impl Programs<'_> {
                 };
                 command
             }
-            Peer::Candle if self.candle_is_built() => Command::new(self.candle()),
+            Peer::Candle if self.candle_is_built() => apart(&self.candle()),
             Peer::Candle => return Err(NOT_INSTALLED.into()),
             Peer::StableDiffusionCpp => return Err(NO_PASSES.into()),
             _ => self.script(peer)?,
@@ -151,7 +152,7 @@ impl Programs<'_> {
         if missing.is_some() {
             return Err(NOT_INSTALLED.into());
         }
-        let mut command = Command::new(self.python());
+        let mut command = apart(&self.python());
         let name = peer.script().unwrap_or_default();
         command.arg(self.project.root.join("xtask/python/bench").join(name));
         // It has a torch of its own, and loads nothing from the network.
