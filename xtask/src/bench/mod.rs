@@ -16,6 +16,7 @@ use report::Machine;
 use running::Running;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -108,6 +109,7 @@ impl Options {
 
 pub fn run(project: &Project, options: &Options) -> Result<ExitCode> {
     let (works, peers) = options.check()?;
+    let _alone = lock(project)?;
     setup::libtorch(project)?;
     let [bench, program] = build(project)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -142,6 +144,19 @@ pub fn run(project: &Project, options: &Options) -> Result<ExitCode> {
         write_report(&programs, &folder, &report::json(&machine, &results))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Two at once would measure each other.
+fn lock(project: &Project) -> Result<File> {
+    let path = project.lab("bench/lock");
+    let problem = |error| format!("could not write {}: {error}", path.display());
+    std::fs::create_dir_all(project.lab("bench")).map_err(problem)?;
+    let file = File::create(&path).map_err(problem)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err("another bench is running; wait for its end".into()),
+        // Where the system has no locks, there is nothing to wait for.
+        _ => Ok(file),
+    }
 }
 
 fn measure_all(
@@ -246,6 +261,16 @@ mod tests {
             ..Options::default()
         };
         assert!(error(&neither).contains("none of these contestants"));
+    }
+
+    #[test]
+    fn two_benches_do_not_run_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Project { root: folder.path().to_owned() };
+        let first = lock(&project).unwrap();
+        assert!(lock(&project).unwrap_err().contains("another bench is running"));
+        drop(first);
+        assert!(lock(&project).is_ok());
     }
 
     #[test]
