@@ -86,7 +86,10 @@ fn words(result: &WorkResult, side: &SideResult) -> String {
             let gb = |bytes: u64| bytes as f64 / 1e9;
             words.push(format!("{:.2} + {:.2} GB", gb(rest), gb(peak.saturating_sub(rest))));
         }
-        words.extend(side.gap.map(|gap| format!("{gap:.0e} apart")));
+        words.extend(side.gap.map(|gap| match gap {
+            0. => "equal".to_owned(),
+            gap => format!("{gap:.0e} apart"),
+        }));
     }
     words.extend(side.missing.as_ref().map(|reason| format!("not measured: {reason}")));
     words.join("  ")
