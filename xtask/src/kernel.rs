@@ -8,7 +8,7 @@
 //! needs for the types of variables. The kernel does that when it starts, while a person reads.
 
 use crate::progress::Progress;
-use crate::project::{Project, output, remove, write};
+use crate::project::{Project, is_about_a_package, output, remove, write};
 use crate::{Result, interrupts, prerequisites};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -212,10 +212,8 @@ pub fn launch(project: &Project, connection_file: &Path) -> Result<ExitCode> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     // A build script may look at what cargo tells of the crate that it runs, which is this program or none.
-    let of_a_crate =
-        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(of_a_crate) {
+        if name.to_str().is_some_and(is_about_a_package) {
             command.env_remove(name);
         }
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, tests, notebooks and a check-up, with plain cargo and no libtorch.
 
+mod bench;
 mod chapters;
 mod doctor;
 mod gpu_check;
@@ -33,6 +34,11 @@ cargo xtask gpu-check  [--device cuda:N | cpu] [--out FILE] [--pack FOLDER] [--p
                        [--only WORDS ...] [--quick] [--list]
                        run all that needs a GPU on it and write docs/gpu.json; --device cpu is a
                        dry run; --pack builds it for a machine without Rust; docs/gpu.md says more
+cargo xtask bench      [--quick] [--only NAME ...] [--against NAME ...] [--dtype NAME ...]
+                       [--device cuda:N] [--threads N] [--rounds N] [--out FOLDER] [--install]
+                       measure this library beside diffusers, OpenVINO and others, and write
+                       docs/bench.json and its figures; --install installs the others first, into
+                       .lab/bench; docs/bench.md says more
 cargo xtask doctor     what is in place, what is not, and what to do about it
 
   --cpu, --cuda        which libtorch to install; without them CUDA if there is an NVIDIA driver
@@ -44,6 +50,7 @@ enum Task {
     Test(setup::Flavour),
     Notebooks(notebooks::Options),
     GpuCheck(gpu_check::Options),
+    Bench(bench::Options),
     Doctor,
     /// What JupyterLab starts as the kernel.
     Kernel {
@@ -83,6 +90,7 @@ fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, le
     let mut lab = lab::Options::default();
     let mut notebooks = notebooks::Options::default();
     let mut gpu_check = gpu_check::Options::default();
+    let mut bench = bench::Options::default();
     let mut values = Vec::new();
     while let Some(argument) = arguments.next()? {
         match (task.as_str(), argument) {
@@ -102,6 +110,15 @@ fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, le
             ("gpu-check", Long(name @ ("quick" | "list"))) => {
                 gpu_check.passed_on.push(format!("--{name}").into());
             }
+            ("bench", Long("quick")) => bench.quick = true,
+            ("bench", Long("install")) => bench.install = true,
+            ("bench", Long("only")) => bench.only.push(arguments.value()?.string()?),
+            ("bench", Long("against")) => bench.against.push(arguments.value()?.string()?),
+            ("bench", Long("dtype")) => bench.dtypes.push(arguments.value()?.string()?),
+            ("bench", Long("device")) => bench.device = arguments.value()?.string()?,
+            ("bench", Long("threads")) => bench.threads = Some(arguments.value()?.parse()?),
+            ("bench", Long("rounds")) => bench.rounds = arguments.value()?.parse()?,
+            ("bench", Long("out")) => bench.out = Some(arguments.value()?.into()),
             ("kernel" | "announce", Value(value)) => values.push(value),
             (_, other) => return Err(other.unexpected()),
         }
@@ -112,6 +129,7 @@ fn read_arguments(mut arguments: lexopt::Parser) -> std::result::Result<Task, le
         "test" => Ok(Task::Test(flavour)),
         "notebooks" => Ok(Task::Notebooks(notebooks)),
         "gpu-check" => Ok(Task::GpuCheck(gpu_check)),
+        "bench" => Ok(Task::Bench(bench)),
         "doctor" => Ok(Task::Doctor),
         "kernel" if values.len() == 2 => {
             let connection_file = values.remove(1).into();
@@ -139,6 +157,7 @@ fn run(task: Task) -> Result<ExitCode> {
             notebooks::run(&project, &options)?;
         }
         Task::GpuCheck(options) => return gpu_check::run(&Project::find()?, &options),
+        Task::Bench(options) => return bench::run(&Project::find()?, &options),
         Task::Doctor => return doctor::run(&Project::find()?),
         Task::Kernel { root, connection_file } => {
             return kernel::launch(&Project { root }, &connection_file);

@@ -60,6 +60,12 @@ impl Project {
         let mut command =
             Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
         command.current_dir(&self.root);
+        // With what cargo says of this program, packages that ask for it would be built again, and all above them.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(is_about_a_package) {
+                command.env_remove(name);
+            }
+        }
         command
     }
 
@@ -86,6 +92,11 @@ impl Project {
             ("LIBTORCH", self.libtorch().into()),
         ]
     }
+}
+
+/// Whether it is a variable in which cargo tells a program about its own package.
+pub fn is_about_a_package(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
 fn prepend(folder: &Path, list: Option<&OsStr>) -> OsString {

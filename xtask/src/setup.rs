@@ -170,6 +170,17 @@ pub fn all(project: &Project, flavour: Flavour) -> Result {
     take(project, &missing)
 }
 
+/// Sets up no more than what this library is built with.
+pub fn libtorch(project: &Project) -> Result {
+    let _lock = lock(project)?;
+    let mut steps = steps(project, Flavour::Auto);
+    steps.retain(|step| ["python", "libtorch"].contains(&step.name));
+    let Some(first) = steps.iter().position(|step| !step.is_done(project)) else { return Ok(()) };
+    let missing: Vec<&Step> = steps[first..].iter().collect();
+    check_machine(project, &missing)?;
+    take(project, &missing)
+}
+
 /// Takes the steps in order, up to the first one that fails.
 fn take(project: &Project, missing: &[&Step]) -> Result {
     for (i, step) in missing.iter().enumerate() {
