@@ -26,7 +26,7 @@ mod cell_start;
 mod cell_errors;
 mod checkpoints;
 mod configs;
-mod escaped;
+pub(crate) mod escaped;
 mod generations;
 mod guidance;
 pub(crate) mod look;

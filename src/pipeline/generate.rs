@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::plan::plan;
 use super::prepare::prepare;
 use super::size::check_trace;
-use super::{Generation, Prepared, Request, StableDiffusion, Trace};
+use super::{Generation, Making, Prepared, Request, StableDiffusion, Trace};
 use crate::Result;
 use crate::cores::SharedCores;
 use crate::memory::guarded;
@@ -61,7 +61,9 @@ impl StableDiffusion {
             steps.push(step);
             flow
         })?;
-        Trace::new(&steps, generation)
+        let mut trace = Trace::new(&steps, generation)?;
+        trace.making = Some(Making::new(request, &prepared));
+        Ok(trace)
     }
 
     /// Part of the way from one request's pictures to another's: from noise to noise on the sphere, from text to text

@@ -31,7 +31,15 @@ impl fmt::Debug for AttentionMap {
 }
 
 /// Where attention layers put their maps, if they were asked for.
-pub(super) type Probe = Option<RefCell<Vec<AttentionMap>>>;
+pub(super) type Probe = Option<AttentionProbe>;
+
+/// The maps of one pass.
+#[derive(Default)]
+pub(super) struct AttentionProbe {
+    pub maps: RefCell<Vec<AttentionMap>>,
+    /// Whether the picture's attention to itself is left out: it takes the square of the cells.
+    pub cross_only: bool,
+}
 
 /// Attention with queries from the picture, and keys from the picture or from the text.
 struct UNetAttention {
@@ -64,10 +72,10 @@ impl UNetAttention {
         let q = split_heads(&self.to_q.forward(x), self.heads);
         let k = split_heads(&self.to_k.forward(keys), self.heads);
         let v = split_heads(&self.to_v.forward(keys), self.heads);
-        if let Some(maps) = probe {
+        if let Some(probe) = probe.as_ref().filter(|probe| self.cross || !probe.cross_only) {
             let weights = attention_weights(&q, &k);
             let layer = self.name.clone();
-            maps.borrow_mut().push(AttentionMap { layer, weights, cells, cross: self.cross });
+            probe.maps.borrow_mut().push(AttentionMap { layer, weights, cells, cross: self.cross });
         }
         self.to_out.forward(&join_heads(&attention(&q, &k, &v, false, self.upcast)))
     }

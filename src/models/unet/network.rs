@@ -1,12 +1,11 @@
 //! The U-Net itself: a noisy sample, a timestep and a context to a prediction of the noise.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::attention::{AttentionMap, Probe, SpatialTransformer};
+use super::attention::{AttentionMap, AttentionProbe, Probe, SpatialTransformer};
 use super::blocks::{self, ResnetAndTransformer, UNetBlock};
 use super::conditions::Conditions;
 use super::config::UNetConfig;
@@ -114,9 +113,33 @@ impl UNet {
         timestep: impl Into<Timesteps>,
         conditions: impl Into<Conditions>,
     ) -> Result<(Tensor, Vec<AttentionMap>)> {
-        let probe = Some(RefCell::new(Vec::new()));
-        let output = self.run(sample, &timestep.into(), &conditions.into(), &probe)?;
-        Ok((output, probe.map(RefCell::into_inner).unwrap_or_default()))
+        self.probed(sample, &timestep.into(), &conditions.into(), AttentionProbe::default())
+    }
+
+    /// The same with the maps of the attention to the text alone, which need far less memory.
+    ///
+    /// # Errors
+    /// As [`UNet::forward`].
+    pub fn forward_with_cross_attention(
+        &self,
+        sample: &Tensor,
+        timestep: impl Into<Timesteps>,
+        conditions: impl Into<Conditions>,
+    ) -> Result<(Tensor, Vec<AttentionMap>)> {
+        let probe = AttentionProbe { cross_only: true, ..AttentionProbe::default() };
+        self.probed(sample, &timestep.into(), &conditions.into(), probe)
+    }
+
+    fn probed(
+        &self,
+        sample: &Tensor,
+        timestep: &Timesteps,
+        conditions: &Conditions,
+        probe: AttentionProbe,
+    ) -> Result<(Tensor, Vec<AttentionMap>)> {
+        let probe = Some(probe);
+        let output = self.run(sample, timestep, conditions, &probe)?;
+        Ok((output, probe.map(|probe| probe.maps.into_inner()).unwrap_or_default()))
     }
 
     fn check(&self, sample: &Tensor, conditions: &Conditions) -> Result<()> {
