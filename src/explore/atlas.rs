@@ -1,5 +1,7 @@
 //! Decoded pictures, as many as fit: one lossless sheet a run and quantity.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
@@ -13,7 +15,7 @@ use crate::{Result, interrupt};
 /// Pictures in a row of an atlas.
 const COLUMNS: usize = 8;
 /// Pixels that are decoded at once.
-const AT_ONCE: i64 = 1 << 19;
+const AT_ONCE: usize = 1 << 19;
 /// What is left out first: every step, every second ... and at last all but the end.
 const STRIDES: [usize; 6] = [1, 2, 3, 5, 10, usize::MAX];
 
@@ -62,6 +64,7 @@ pub(super) fn atlases(
     decode: &DecodeWith<'_>,
 ) -> Result<(Vec<Atlas>, Vec<String>)> {
     let (mut all, mut notes, mut room) = (Vec::new(), Vec::new(), room);
+    let first = usual(recording) * recording.traces[0].latents.size()[0] as usize;
     for (quantity, name, said) in QUANTITIES {
         let mut wanted = wanted(recording, quantity)?;
         if wanted.is_empty() {
@@ -70,11 +73,14 @@ pub(super) fn atlases(
         let steps = recording.traces[0].len();
         let mut fitting = fit(&wanted, steps, room, decode)?;
         if fitting.is_none() && wanted.len() > 1 {
-            // One run whole is worth more than none.
+            // Some of the run that is shown first is worth more than nothing of all.
+            wanted.sort_by_key(|atlas| atlas.run != first);
             wanted.truncate(1);
             fitting = fit(&wanted, steps, room, decode)?;
             if fitting.is_some() {
-                notes.push(format!("{said}: decoded of one run alone, so that the page is not larger"));
+                notes.push(format!(
+                    "{said}: decoded of one run alone, so that the page is not larger"
+                ));
             }
         }
         let Some((stride, pngs)) = fitting else {
@@ -93,6 +99,15 @@ pub(super) fn atlases(
         }
     }
     Ok((all, notes))
+}
+
+/// The trace that the page shows first: the one whose guidance scale is nearest to 7.
+pub(super) fn usual(recording: &Recording) -> usize {
+    let apart = |trace: &Trace| {
+        trace.making.as_ref().map_or(f64::INFINITY, |made| (made.guidance.scale - 7.).abs())
+    };
+    let all: Vec<f64> = recording.traces.iter().map(apart).collect();
+    (0..all.len()).fold(0, |best, k| if all[k] < all[best] { k } else { best })
 }
 
 /// The bytes that a sheet takes on the page: its base64, and the element around it.
@@ -121,22 +136,25 @@ fn fit(
     room: usize,
     decode: &DecodeWith<'_>,
 ) -> Result<Option<(usize, Vec<Vec<u8>>)>> {
-    // What one picture takes is known from one of the middle.
-    let sample = sheet(&wanted[0].latents, &[steps / 2], decode)?.len();
+    let mut decoded: Vec<DecodedSteps> = wanted.iter().map(|_| BTreeMap::new()).collect();
+    // What a picture takes is known from three of the first run.
+    let samples = BTreeSet::from([0, steps / 2, steps - 1]).into_iter().collect::<Vec<_>>();
+    decode_steps(&wanted[0].latents, &samples, &mut decoded[0], decode)?;
+    let sample = sheet(&decoded[0], &samples)?.len() / samples.len();
     for stride in STRIDES {
-        let count = kept(steps, stride).len();
-        if in_html(sample).saturating_mul(count * wanted.len()) / 2 > room {
+        let shown = kept(steps, stride);
+        if in_html(sample * shown.len()) * wanted.len() > room {
             continue;
         }
         let (mut sheets, mut taken) = (Vec::new(), 0);
-        for each in wanted {
+        for (each, decoded) in wanted.iter().zip(&mut decoded) {
             interrupt::check(|| "while pictures were decoded".to_owned())?;
-            let png = sheet(&each.latents, &kept(steps, stride), decode)?;
-            taken += in_html(png.len());
+            decode_steps(&each.latents, &shown, decoded, decode)?;
+            sheets.push(sheet(decoded, &shown)?);
+            taken += in_html(sheets[sheets.len() - 1].len());
             if taken > room {
                 break;
             }
-            sheets.push(png);
         }
         if taken <= room {
             return Ok(Some((stride, sheets)));
@@ -145,20 +163,34 @@ fn fit(
     Ok(None)
 }
 
-/// The pictures of these steps in rows.
-fn sheet(latents: &Tensor, steps: &[usize], decode: &DecodeWith<'_>) -> Result<Vec<u8>> {
-    let index: Vec<i64> = steps.iter().map(|&i| i as i64).collect();
-    let latents = latents.f_index_select(0, &Tensor::from_slice(&index))?;
-    let mut pictures: Vec<Rgb8> = Vec::new();
-    let mut at_once = 1;
-    while (pictures.len() as i64) < latents.size()[0] {
-        let from = pictures.len() as i64;
-        let count = at_once.min(latents.size()[0] - from);
-        pictures.extend(to_rgb8(&decode(&latents.narrow(0, from, count))?)?);
-        let pixels = i64::from(pictures[0].width) * i64::from(pictures[0].height);
-        at_once = (AT_ONCE / pixels.max(1)).clamp(1, 32);
+/// The pictures of some steps.
+type DecodedSteps = BTreeMap<usize, Rgb8>;
+
+/// Decodes the steps that are not decoded yet.
+fn decode_steps(
+    latents: &Tensor,
+    steps: &[usize],
+    decoded: &mut DecodedSteps,
+    decode: &DecodeWith<'_>,
+) -> Result<()> {
+    let missing: Vec<usize> = steps.iter().copied().filter(|i| !decoded.contains_key(i)).collect();
+    let (mut rest, mut at_once) = (missing.as_slice(), 1);
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(rest.len().min(at_once));
+        let index: Vec<i64> = now.iter().map(|&i| i as i64).collect();
+        let latents = latents.f_index_select(0, &Tensor::from_slice(&index))?;
+        decoded.extend(now.iter().copied().zip(to_rgb8(&decode(&latents)?)?));
+        let pixels = decoded.values().next().map_or(1, |p| (p.width * p.height).max(1));
+        (rest, at_once) = (later, (AT_ONCE / pixels as usize).clamp(1, 32));
     }
-    let (width, height) = (pictures[0].width as usize, pictures[0].height as usize);
+    Ok(())
+}
+
+/// The pictures of these steps in rows.
+fn sheet(decoded: &DecodedSteps, steps: &[usize]) -> Result<Vec<u8>> {
+    let pictures: Vec<&Rgb8> = steps.iter().filter_map(|i| decoded.get(i)).collect();
+    let (width, height) =
+        pictures.first().map_or((0, 0), |p| (p.width as usize, p.height as usize));
     let columns = pictures.len().min(COLUMNS);
     let rows = pictures.len().div_ceil(COLUMNS);
     let mut pixels = vec![0; columns * width * rows * height * 3];
@@ -184,11 +216,16 @@ fn wanted(recording: &Recording, quantity: Quantity) -> Result<Vec<WantedAtlas>>
             }
             Ok(())
         };
+        let both = |outputs: &[Option<Tensor>]| outputs.iter().all(Option::is_some);
         if quantity == Quantity::Fan {
+            if !both(&trace.output_uncond) || !both(&trace.output_cond) {
+                continue;
+            }
             let made = making(trace)?;
             for other in recording.traces.iter().filter(|t| scale_label(t) != scale_label(trace)) {
                 let scale = making(other)?.guidance.scale;
-                let plain = Guidance { scale, scales: Vec::new(), interval: None, ..made.guidance.clone() };
+                let plain =
+                    Guidance { scale, scales: Vec::new(), interval: None, ..made.guidance.clone() };
                 let steps = replay(trace, &plain)?.steps;
                 let x_0: Vec<&Tensor> = steps.iter().map(|step| &step.x_0).collect();
                 push(Tensor::f_stack(&x_0, 0)?, Some(scale))?;
@@ -218,7 +255,8 @@ fn of_quantity(trace: &Trace, quantity: Quantity) -> Result<Option<Tensor>> {
         Quantity::Uncond if uncond => Some(trace.noise_uncond()?),
         Quantity::Difference if cond && uncond => {
             let difference = trace.noise_cond()? - trace.noise_uncond()?;
-            let length = difference.square().mean_dim(&[-1i64, -2, -3][..], true, Kind::Float).sqrt();
+            let length =
+                difference.square().mean_dim(&[-1i64, -2, -3][..], true, Kind::Float).sqrt();
             Some(difference / length.clamp_min(1e-12))
         }
         Quantity::Fan | Quantity::Cond | Quantity::Uncond | Quantity::Difference => None,

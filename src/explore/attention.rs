@@ -12,8 +12,8 @@ const SIDE: i64 = 32;
 pub(super) struct TokenAttention {
     /// [N, B, tokens, h, w] u8, of the tokens from start to end.
     pub maps: Tensor,
-    /// The attention that 255 stands for, 0 to 1.
-    pub largest: f64,
+    /// The attention that 255 stands for, one a token: some draw far more than others.
+    pub largest: Vec<f64>,
 }
 
 /// Height and width of the maps for latents of this size.
@@ -32,13 +32,16 @@ impl TokenAttention {
         let tokens = encodings.iter().map(|encoding| encoding.text_end() + 1).max().unwrap_or(0);
         let all = Tensor::f_stack(steps, 0)?;
         if all.dim() != 5 || tokens == 0 || all.size()[2] < tokens as i64 {
-            return Err(Error::shape("attention", format!("[N, B, {tokens} or more, h, w]"), &all.size()));
+            return Err(Error::shape(
+                "attention",
+                format!("[N, B, {tokens} or more, h, w]"),
+                &all.size(),
+            ));
         }
         let all = all.narrow(2, 0, tokens as i64);
-        // The start token takes most of the attention and would leave nothing to see of the others.
-        let seen = if tokens > 1 { all.narrow(2, 1, tokens as i64 - 1) } else { all.shallow_clone() };
-        let largest = seen.max().double_value(&[]).max(f64::MIN_POSITIVE);
-        let maps = (all / largest * 255.).round().clamp(0., 255.).to_kind(Kind::Uint8);
+        let largest = all.f_amax(&[0i64, 1, 3, 4][..], true)?.clamp_min(1e-12);
+        let maps = (&all / &largest * 255.).round().to_kind(Kind::Uint8);
+        let largest = Vec::try_from(largest.f_flatten(0, -1)?.f_to_kind(Kind::Double)?)?;
         Ok(Self { maps, largest })
     }
 

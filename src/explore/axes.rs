@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::short::Digits;
 
 /// The drawing's size, and the plot within it: left, right, top, bottom.
-const SIZE: (u32, u32) = (320, 150);
-const PLOT: [f64; 4] = [40., 310., 10., 120.];
+const SIZE: (u32, u32) = (240, 140);
+const PLOT: [f64; 4] = [30., 232., 8., 104.];
 
 /// What a chart is of.
 pub(super) struct ChartAxes<'a> {
@@ -49,10 +49,13 @@ impl ChartAxes<'_> {
             let x = left + (right - left) * i as f64 / last.max(1) as f64;
             let anchor = ["start", "middle", "end"][k];
             let t = self.timesteps.get(i).map_or(0., |t| t.round());
-            let _ = write!(svg, "<text x=\"{x:.1}\" y=\"135\" text-anchor=\"{anchor}\">{t}</text>");
+            let _ = write!(svg, "<text x=\"{x:.1}\" y=\"119\" text-anchor=\"{anchor}\">{t}</text>");
         }
         let middle = (left + right) / 2.;
-        let _ = write!(svg, "<text x=\"{middle}\" y=\"148\" text-anchor=\"middle\">timestep t</text></g></svg>");
+        let _ = write!(
+            svg,
+            "<text x=\"{middle}\" y=\"136\" text-anchor=\"middle\">timestep t</text></g></svg>"
+        );
         svg
     }
 }
@@ -80,7 +83,10 @@ mod tests {
         assert_eq!(ticks(-0.5, 0.7, true), [0.]);
         for high in [0.003, 0.7, 18., 95., 1e4] {
             let ticks = ticks(0., high, false);
-            assert!((2..=6).contains(&ticks.len()) && ticks.iter().all(|t| *t <= high), "{ticks:?}");
+            assert!(
+                (2..=6).contains(&ticks.len()) && ticks.iter().all(|t| *t <= high),
+                "{ticks:?}"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use super::atlas::{Atlas, atlases, in_html};
+use super::atlas::{Atlas, atlases, in_html, usual};
 use super::axes::ChartAxes;
 use super::numbers::{NumberFormat, least_bytes, pack, parts};
 use super::recording::{DecodeWith, Recording, scale_label};
@@ -123,7 +123,8 @@ fn dense(text: &str) -> String {
 fn script() -> String {
     let own = |line: &&str| !line.starts_with("import ");
     let bare = |line: &str| line.strip_prefix("export ").unwrap_or(line).to_owned();
-    let all = MODULES.map(|module| module.lines().filter(own).map(bare).collect::<Vec<_>>().join("\n"));
+    let all =
+        MODULES.map(|module| module.lines().filter(own).map(bare).collect::<Vec<_>>().join("\n"));
     dense(&all.join("\n"))
 }
 
@@ -206,7 +207,11 @@ pub(super) fn assemble(
     contents.data["results"] = json!(results);
     let of_traces = recording.traces.iter().flat_map(|trace| &trace.notes);
     let mut said: Vec<&String> = Vec::new();
-    of_traces.chain(&notes).for_each(|note| if !said.contains(&note) { said.push(note) });
+    of_traces.chain(&notes).for_each(|note| {
+        if !said.contains(&note) {
+            said.push(note)
+        }
+    });
     contents.data["notes"] = json!(said);
     let html = document(&contents, &pictures);
     if html.len() > limit {
@@ -294,6 +299,7 @@ fn contents(recording: &Recording) -> Result<Contents> {
         "steps": made.plan.steps.iter().take(first.len()).map(step).collect::<Vec<_>>(),
         "complete": first.len() == made.plan.steps.len(),
         "sides": sides,
+        "usual": usual(recording),
         "scales": recording.traces.iter().map(scale_label).collect::<Vec<_>>(),
         "runs": runs,
         "colors": diverging(),
@@ -355,9 +361,9 @@ fn clip(clip: Clip) -> Value {
 }
 
 fn rule(made: &Making) -> Value {
-    let projection = made.guidance.projection.map(|p| {
-        json!({ "eta": p.eta, "threshold": bound(p.norm_threshold), "momentum": p.momentum })
-    });
+    let projection = made.guidance.projection.map(
+        |p| json!({ "eta": p.eta, "threshold": bound(p.norm_threshold), "momentum": p.momentum }),
+    );
     json!({ "rescale": made.guidance.rescale, "projection": projection, "interval": made.guidance.interval })
 }
 
@@ -428,9 +434,8 @@ fn charts(recording: &Recording, timesteps: &[f64]) -> Result<Vec<(String, Strin
         ("norms", (0., longest * 1.08), false),
         ("angle", (0., (widest * 1.08).min(180.)), false),
     ];
-    let svg = |(id, range, log)| {
-        (format!("chart-{id}"), ChartAxes { id, range, log, timesteps }.svg())
-    };
+    let svg =
+        |(id, range, log)| (format!("chart-{id}"), ChartAxes { id, range, log, timesteps }.svg());
     Ok(charts.map(svg).into())
 }
 

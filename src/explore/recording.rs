@@ -48,14 +48,16 @@ impl Recording {
     /// No traces, or one without steps or that does not know what it was made with; traces of different prompts, seeds or
     /// steps; more than two prompts.
     pub fn new(traces: Vec<Trace>) -> Result<Self> {
-        let first = traces.first().ok_or_else(|| Error::argument("traces", "one or more", "none"))?;
+        let first =
+            traces.first().ok_or_else(|| Error::argument("traces", "one or more", "none"))?;
         let made = making(first)?;
         for trace in &traces {
             let of = making(trace)?;
             if trace.is_empty() {
                 return Err(Error::argument("trace", "at least one step", "none"));
             }
-            let positions = |m: &Making| m.plan.steps.iter().map(|s| s.position).collect::<Vec<_>>();
+            let positions =
+                |m: &Making| m.plan.steps.iter().map(|s| s.position).collect::<Vec<_>>();
             let same = (&of.prompts, &of.seeds) == (&made.prompts, &made.seeds)
                 && positions(of) == positions(made)
                 && trace.x_t.size() == first.x_t.size()

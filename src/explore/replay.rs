@@ -38,7 +38,8 @@ struct RecordedModel<'a> {
 impl RecordedModel<'_> {
     fn output(&self, outputs: &[Option<Tensor>], which: &str) -> Result<Tensor> {
         let output = outputs.get(self.i.get()).and_then(Option::as_ref);
-        let said = || Error::argument("the trace", format!("a prediction {which} the prompt"), "none");
+        let said =
+            || Error::argument("the trace", format!("a prediction {which} the prompt"), "none");
         output.map(Tensor::shallow_clone).ok_or_else(said)
     }
 }
@@ -72,8 +73,10 @@ impl Denoiser for RecordedModel<'_> {
 /// What a trace was made with.
 pub(super) fn making(trace: &Trace) -> Result<&Making> {
     trace.making.as_ref().ok_or_else(|| {
-        let todo = "a file of a trace keeps neither the noise of its steps nor its rule of guidance";
-        Error::argument("trace", "one that a model has just made", "one without its making").hint(todo)
+        let todo =
+            "a file of a trace keeps neither the noise of its steps nor its rule of guidance";
+        Error::argument("trace", "one that a model has just made", "one without its making")
+            .hint(todo)
     })
 }
 
@@ -86,7 +89,8 @@ pub fn replay(trace: &Trace, guidance: &Guidance) -> Result<Replayed> {
     let made = making(trace)?;
     let model = RecordedModel { trace, i: Cell::new(0) };
     let batch = trace.latents.size()[0];
-    let (sample, nothing) = (trace.latents.shallow_clone(), Tensor::zeros([batch, 1, 1], FLOAT_CPU));
+    let (sample, nothing) =
+        (trace.latents.shallow_clone(), Tensor::zeros([batch, 1, 1], FLOAT_CPU));
     // A model that runs once has no prediction without the prompt at any step, and its guidance is 1.
     let once = made.guidance == 1.0.into() && trace.output_uncond.iter().all(Option::is_none);
     let contexts = (!once).then_some((&nothing, &nothing));

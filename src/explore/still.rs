@@ -25,7 +25,8 @@ pub(super) fn still(recording: &Recording) -> Result<Vec<u8>> {
     for (b, (prompt, seed)) in pictures.enumerate().take(ROWS) {
         let small = |image: &Tensor| -> Result<Tensor> {
             let picture = to_rgb8(&image.f_get(b as i64)?)?.remove(0);
-            let share = f64::from(SIDE) / f64::from(picture.width.max(picture.height)).max(SIDE.into());
+            let share =
+                f64::from(SIDE) / f64::from(picture.width.max(picture.height)).max(SIDE.into());
             let side = |pixels: u32| ((f64::from(pixels) * share).round() as u32).max(1);
             let (width, height) = (side(picture.width), side(picture.height));
             picture.resized(width, height, FilterType::Triangle)?.to_tensor()
@@ -34,5 +35,7 @@ pub(super) fn still(recording: &Recording) -> Result<Vec<u8>> {
         labels.push(format!("{prompt}, seed {seed}"));
     }
     let columns = recording.traces.iter().map(|trace| format!("guidance {}", scale_label(trace)));
-    crate::plot::sheet(&rows).and_then(|s: Sheet| s.row_labels(labels)?.column_labels(columns))?.png()
+    crate::plot::sheet(&rows)
+        .and_then(|s: Sheet| s.row_labels(labels)?.column_labels(columns))?
+        .png()
 }

@@ -44,7 +44,8 @@ fn cells(latents: &Tensor, image: &Tensor) -> Result<(Tensor, Tensor)> {
     let rows = |x: Tensor, width: i64| x.permute([0, 2, 3, 1]).reshape([-1, width]);
     let latents = in_f64_on_cpu(latents)?;
     let (a, b) = (ph / h, pw / w);
-    let image = in_f64_on_cpu(image)?.f_avg_pool2d([a, b], [a, b], [0, 0], false, true, None::<i64>)?;
+    let image =
+        in_f64_on_cpu(image)?.f_avg_pool2d([a, b], [a, b], [0, 0], false, true, None::<i64>)?;
     Ok((rows(latents, *c), rows(image, 3)))
 }
 

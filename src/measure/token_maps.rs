@@ -59,7 +59,16 @@ mod tests {
         let expected = maps[0].weights.mean_dim(1, false, Kind::Float).transpose(1, 2);
         assert!((own.flatten(2, 3) - expected).abs().max().double_value(&[]) < 1e-6);
         assert!(token_maps(&maps[2..], (4, 4)).is_err());
-        assert!(token_maps(&[map((2, 2), true), AttentionMap { weights: maps[0].weights.narrow(3, 0, 4), ..map((4, 4), true) }], (4, 4)).is_err());
+        assert!(
+            token_maps(
+                &[
+                    map((2, 2), true),
+                    AttentionMap { weights: maps[0].weights.narrow(3, 0, 4), ..map((4, 4), true) }
+                ],
+                (4, 4)
+            )
+            .is_err()
+        );
         Ok(())
     }
 }

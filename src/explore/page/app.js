@@ -31,9 +31,8 @@ const number = (v, digits = 3) => {
 
 export const start = (source) => {
   const plan = source.about, last = plan.steps.length - 1, scales = plan.scales.map(Number);
-  const usual = scales.reduce((best, s, k) => (Math.abs(s - 7) < Math.abs(scales[best] - 7) ? k : best), 0);
   const least = Math.min(-2, ...scales.filter(Number.isFinite)), most = Math.max(20, ...scales.filter(Number.isFinite));
-  const initial = { step: last, seed: 0, scale: usual, w: null, show: "x0", as: "picture", side: 0, token: null };
+  const initial = { step: last, seed: 0, scale: plan.usual, w: null, show: "x0", as: "picture", side: 0, token: null };
   const state = { ...initial };
   const runs = new Map();
   let playing = null, settled = null;
@@ -129,8 +128,10 @@ export const start = (source) => {
   // One stage a prompt.
   const stages = plan.sides.map((side, k) => {
     const stage = $("stage").content.cloneNode(true).firstElementChild, find = (what) => stage.querySelector(what);
-    find(".letter").textContent = plan.sides.length > 1 ? "AB"[k] : "Prompt";
+    find(".letter").textContent = "AB"[k];
     find("bdi").textContent = side.prompt.trim() || "(no text)";
+    // One prompt stands in the title.
+    find("h2").hidden = plan.sides.length < 2;
     side.tokens.forEach((token, t) => {
       const text = token.replace("</w>", ""), end = t === 0 || t === side.tokens.length - 1;
       const chip = plan.maps.length
@@ -148,7 +149,7 @@ export const start = (source) => {
 
   const said = (side) => {
     const r = runOf(side), [, name] = QUANTITIES[state.show];
-    return `${name}, step ${state.step + 1} of ${last + 1}, t = ${number(plan.steps[state.step].t, 4)}, guidance ${number(scaleAt(r))}`;
+    return `${name}, step ${state.step + 1} of ${last + 1}, t = ${number(plan.steps[state.step].t, 4)}, guidance ${number(scaleAt(r))}${turned(r) ? ` in place of ${number(ownScale(r))}` : ""}`;
   };
 
   const drawStage = ({ picture, map, caption, chips }, k) => {
@@ -198,7 +199,7 @@ export const start = (source) => {
     const r = runOf(state.side), i = state.step, of = answer(r, i, scaleAt(r));
     measure(r);
     charts.forEach((chart) => chart.point(i));
-    plane.draw(of.uncond, of.cond, of.guided, [least, most]);
+    plane.draw(of.uncond, of.cond, of.guided, [least, most, ownScale(r)]);
     const text = measured.angle[i] >= 0
       ? `Lengths ${number(measured.norms[0][i])} without and ${number(measured.norms[1][i])} with the prompt, ${number(measured.angle[i])}° apart; guided ${number(norm(of.guided))}.${canTurn(r) ? " Drag the point, or move the slider." : ""}`
       : "This step has one prediction: there is no plane.";
@@ -212,7 +213,7 @@ export const start = (source) => {
     const r = runOf(state.side), i = state.step, { rates: [s, n], of, fresh, correction, t } = plan.steps[i], w = scaleAt(r);
     const { rule } = plan, terms = (list) => list.filter(([v]) => v).map(([v, name], k) => `${v < 0 ? (k ? " − " : "−") : k ? " + " : ""}${number(Math.abs(v), 4)} ${name}`).join("") || "0";
     const lines = [];
-    const add = (label, text) => lines.push(element("p", {}, element("span", { textContent: label }), element("code", { textContent: text })));
+    const add = (label, text) => lines.push(element("p", {}, element("span", { textContent: label }), element("b", { textContent: text })));
     if (!canTurn(r)) add("Guided", "the one prediction as it is");
     else if (rule.projection) add("Guided", `with + ${number(w - 1)} · (difference without its part along “with”)`);
     else add("Guided", `without + ${number(w)} · (with − without)`);

@@ -17,7 +17,7 @@ export class Chart {
     this.group = make("g", this.svg, {});
     this.svg.addEventListener("click", (event) => {
       const box = this.svg.getBoundingClientRect(), [left, right] = this.plot;
-      const share = (((event.clientX - box.left) / box.width) * 320 - left) / (right - left);
+      const share = (((event.clientX - box.left) / box.width) * 240 - left) / (right - left);
       if (this.count) onStep(Math.max(0, Math.min(this.count - 1, Math.round(share * (this.count - 1)))));
     });
   }
@@ -67,8 +67,8 @@ export class Plane {
     this.svg.addEventListener("pointermove", drag);
   }
 
-  // The two predictions and what guidance makes of them, as noises; the scales of the slider's ends.
-  draw(uncond, cond, guided, [least, most]) {
+  // The two predictions and what guidance makes of them, as noises; the slider's ends and the run's own scale.
+  draw(uncond, cond, guided, [least, most, own]) {
     this.svg.replaceChildren();
     this.view = null;
     if (!uncond || !cond) return;
@@ -78,7 +78,7 @@ export class Plane {
     const second = (x) => (dot(x, cond) / root / root - first(x) * first(cond)) / rest;
     const u = [first(uncond), 0], c = [first(cond), rest], g = [first(guided), second(guided)];
     const along = [c[0] - u[0], c[1]], on = (w) => [u[0] + w * along[0], u[1] + w * along[1]];
-    const ends = [on(least), on(most)], seen = [[0, 0], u, c, g, ...ends];
+    const ends = [on(least), on(most)], seen = [[0, 0], u, c, g, on(own * 1.6)];
     const [x0, x1, y0, y1] = [0, 1].flatMap((k) => [Math.min(...seen.map((p) => p[k])), Math.max(...seen.map((p) => p[k]))]);
     const size = Math.min(260 / (x1 - x0 || 1), 140 / (y1 - y0 || 1));
     const [mx, my] = [160 - (size * (x0 + x1)) / 2, 100 + (size * (y0 + y1)) / 2];

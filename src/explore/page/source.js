@@ -52,6 +52,6 @@ export class RecordedFile {
     if (attention == null || token == null || token >= maps.tokens) return null;
     const [h, w] = maps.size, from = attention + (step * maps.tokens + token) * h * w;
     const cells = this.maps.subarray(from, from + h * w);
-    return { h, w, cells, most: (Math.max(...cells) / 255) * maps.largest };
+    return { h, w, cells, most: (Math.max(...cells) / 255) * maps.largest[token] };
   }
 }

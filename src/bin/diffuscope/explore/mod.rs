@@ -34,12 +34,18 @@ pub fn run(args: ExploreArgs) -> Result<()> {
     // A scale of 0 or 1 needs one prediction, and the page shows both.
     let second = scales.iter().filter(|scale| [0., 1.].contains(*scale)).count();
     let looks = if args.attention { scales.len() } else { 0 };
-    let progress = bar((steps * (scales.len() + second + looks)) as u64, "{bar:30} pass {pos}/{len} {eta} left");
+    let progress = bar(
+        (steps * (scales.len() + second + looks)) as u64,
+        "{bar:30} pass {pos}/{len} {eta} left",
+    );
     let recording = Recording::draw(&model, &request, &scales, args.attention, || progress.inc(1))?;
     progress.finish_and_clear();
     let recording = recording
         .about("Command", command(&args, &scales))
-        .about("Model", args.model.as_ref().map_or("the embedded one".to_owned(), |m| m.display().to_string()))
+        .about(
+            "Model",
+            args.model.as_ref().map_or("the embedded one".to_owned(), |m| m.display().to_string()),
+        )
         .about("Weights", model.fingerprint()?);
     let progress = bar(0, "{spinner} {pos} pictures decoded");
     let decode = |latents: &Tensor| {
@@ -83,7 +89,9 @@ fn command(args: &ExploreArgs, scales: &[f64]) -> String {
     command.extend(args.sampler.map(|sampler| format!("--sampler {sampler}")));
     command.push(format!("--steps {}", args.steps));
     command.extend(args.attention.then(|| "--attention".to_owned()));
-    command.extend(args.model.as_ref().map(|m| format!("--model {}", quoted(&m.display().to_string()))));
+    command.extend(
+        args.model.as_ref().map(|m| format!("--model {}", quoted(&m.display().to_string()))),
+    );
     command.push(format!("--dtype {}", args.compute.dtype.name()));
     command.extend(args.full.then(|| "--full".to_owned()));
     command.join(" ")
