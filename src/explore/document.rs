@@ -1,5 +1,6 @@
 //! The page as one document: the component, its data and its pictures.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::path::Path;
 
@@ -171,7 +172,7 @@ struct Run {
 }
 
 /// Everything but the pictures, with the sizes counted.
-struct Contents {
+struct PageContents {
     data: Value,
     numbers: Vec<u8>,
     attention: Vec<u8>,
@@ -252,7 +253,7 @@ fn linear(recording: &Recording) -> Result<Value> {
 }
 
 /// All that the page needs beside its pictures.
-fn contents(recording: &Recording) -> Result<Contents> {
+fn contents(recording: &Recording) -> Result<PageContents> {
     let first = &recording.traces[0];
     let made = making(first)?;
     let sides = sides(recording, made);
@@ -307,7 +308,7 @@ fn contents(recording: &Recording) -> Result<Contents> {
         "about": about(recording, made),
     });
     let (charts, title) = (charts(recording, &timesteps)?, title(recording));
-    Ok(Contents { data, numbers, attention, charts, title, still: still(recording)? })
+    Ok(PageContents { data, numbers, attention, charts, title, still: still(recording)? })
 }
 
 fn title(recording: &Recording) -> String {
@@ -392,6 +393,8 @@ fn about(recording: &Recording, made: &Making) -> Vec<(String, String)> {
     };
     let mut about = recording.about.clone();
     let mut add = |name: &str, value: String| about.push((name.to_owned(), value));
+    let seeds: BTreeSet<i64> = made.seeds.iter().copied().collect();
+    add("Seeds", seeds.iter().map(i64::to_string).collect::<Vec<_>>().join(", "));
     add("Sampler", made.plan.sampler.to_string());
     add("Steps", steps);
     add("Guidance", recording.traces.iter().map(scale_label).collect::<Vec<_>>().join(", "));
@@ -440,7 +443,7 @@ fn charts(recording: &Recording, timesteps: &[f64]) -> Result<Vec<(String, Strin
 }
 
 /// The whole document.
-fn document(contents: &Contents, pictures: &[Atlas]) -> String {
+fn document(contents: &PageContents, pictures: &[Atlas]) -> String {
     let still = format!(
         "<img src=\"data:image/png;base64,{}\" alt=\"{}\">",
         STANDARD.encode(&contents.still),

@@ -32,24 +32,21 @@ const number = (v, digits = 3) => {
 export const start = (source) => {
   const plan = source.about, last = plan.steps.length - 1, scales = plan.scales.map(Number);
   const least = Math.min(-2, ...scales.filter(Number.isFinite)), most = Math.max(20, ...scales.filter(Number.isFinite));
-  const initial = { step: last, seed: 0, scale: plan.usual, w: null, show: "x0", as: "picture", side: 0, token: null };
+  const initial = { step: last, seed: 0, scale: plan.usual, w: null, show: plan.decoder ? "x0" : "next", as: "picture", side: 0, token: null };
   const state = { ...initial };
   const runs = new Map();
   let playing = null, settled = null;
 
   const runOf = (side) => plan.runs.findIndex((r) => r.side === side && r.scale === state.scale && r.seed === Math.min(state.seed, plan.sides[side].seeds.length - 1));
-  const load = (r) => {
-    if (!runs.has(r)) {
-      const steps = source.numbers(r), { scales } = plan.runs[r], checked = replay(plan, steps, scales);
-      const noises = steps.map((of, i) => [of.uncond, of.cond].map((o) => o && noiseOf(plan, plan.steps[i], of.x, o)));
-      runs.set(r, { steps, checked, noises, scales, residual: Math.max(...checked.map((c) => c.residual)) });
-    }
-    return runs.get(r);
+  const load = async (r) => {
+    const steps = await source.numbers(r), checked = replay(plan, steps, plan.runs[r].scales);
+    const noises = steps.map((of, i) => [of.uncond, of.cond].map((o) => o && noiseOf(plan, plan.steps[i], of.x, o)));
+    runs.set(r, { steps, checked, noises, residual: Math.max(...checked.map((c) => c.residual)) });
   };
 
   // All that step i of a run shows at the scale w.
   const answer = (r, i, w) => {
-    const { steps, checked, noises } = load(r), of = steps[i], n = of.x.length, { rates, next } = plan.steps[i];
+    const { steps, checked, noises } = runs.get(r), of = steps[i], n = of.x.length, { rates, next } = plan.steps[i];
     const [uncond, cond] = noises[i], taken = take(plan, i, of, w, checked[i].memory);
     return {
       xt: combine(n, [[1 / Math.hypot(...rates), of.x]]), x0: taken.x0, uncond, cond, guided: taken.noise,
@@ -74,7 +71,7 @@ export const start = (source) => {
   const jobs = new WeakMap();
   // Paints when it may: noise waits until the last frame has stood long enough.
   const paint = (canvas, noisy, draw) => {
-    const job = jobs.get(canvas) ?? { at: 0 };
+    const job = jobs.get(canvas) ?? { at: -CALM };
     jobs.set(canvas, job);
     clearTimeout(job.timer);
     const turn = (job.turn = {});
@@ -85,9 +82,8 @@ export const start = (source) => {
   };
 
   const paintQuantity = (canvas, r, show, said) => {
-    const x = answer(r, state.step, scaleAt(r))[show], noisy = show !== "x0" && show !== "difference";
-    const { as, step, w } = state;
-    paint(canvas, noisy || (show === "x0" && as === "channels"), async (current) => {
+    const x = answer(r, state.step, scaleAt(r))[show], { as, step, w } = state;
+    paint(canvas, show !== "x0" || as === "channels", async (current) => {
       let kind = as, picture = null;
       if (as === "picture") {
         picture = await decoded(r, show);
@@ -108,8 +104,8 @@ export const start = (source) => {
         drawChannels(canvas, x, plan.latents, plan.colors, limit);
         note = `channels, blue −${number(limit)} to orange ${number(limit)}`;
       }
+      await said?.(note);
       canvas.dataset.shown = [show, kind, step + 1, w ?? "own"].join(" ");
-      said?.(note);
       return true;
     });
   };
@@ -154,8 +150,8 @@ export const start = (source) => {
 
   const drawStage = ({ picture, map, caption, chips }, k) => {
     const r = runOf(k), token = state.side === k ? state.token : null;
-    paintQuantity(picture, r, state.show, (note) => {
-      const spot = source.attention(r, state.step, token);
+    paintQuantity(picture, r, state.show, async (note) => {
+      const spot = await source.attention(r, state.step, token);
       const looked = spot ? `; attention of “${plan.sides[k].tokens[token].replace("</w>", "")}”, at most ${number(spot.most)}` : "";
       drawSpotlight(map, spot);
       const text = `${said(k)}: ${note}${looked}`;
@@ -177,7 +173,7 @@ export const start = (source) => {
   };
   const measure = (r) => {
     if (measured?.run === r) return;
-    const { noises } = load(r), both = ([u, c], of) => (u && c ? of(u, c) : NaN);
+    const { noises } = runs.get(r), both = ([u, c], of) => (u && c ? of(u, c) : NaN);
     measured = {
       run: r,
       alpha: plan.steps.map(({ rates: [s, n] }) => (s * s) / (s * s + n * n)),
@@ -248,7 +244,7 @@ export const start = (source) => {
     $("w-why").textContent = why;
     $("w-why").hidden = !why;
     for (const [name, value] of [["runs", state.scale], ["seeds", state.seed], ["as", state.as], ["show", state.show], ["side", state.side]]) choose(name, value);
-    const { residual } = load(r), ok = residual < 1e-3, badge = $("badge");
+    const { residual } = runs.get(r), ok = residual < 1e-3, badge = $("badge");
     badge.className = ok ? "good" : "bad";
     badge.textContent = `${ok ? "✓" : "✗"} ${last + 1} steps taken again here: ${residual ? `at most ${number(residual, 2)} apart` : "no difference"}`;
     badge.title = "The largest difference to the recorded samples, as a share of their standard deviation; below 0.001 is good.";
@@ -272,7 +268,7 @@ export const start = (source) => {
       seed: whole("seed", 0, Math.max(...plan.sides.map((s) => s.seeds.length)) - 1, 0),
       scale: scale < 0 ? initial.scale : scale,
       w: w >= least && w <= most ? w : null,
-      show: QUANTITIES[words.get("show")] ? words.get("show") : "x0",
+      show: QUANTITIES[words.get("show")] ? words.get("show") : initial.show,
       as: KINDS[words.get("as")] ? words.get("as") : "picture",
       side: side < plan.sides.length ? Math.max(0, side) : 0,
     });
@@ -280,7 +276,9 @@ export const start = (source) => {
   };
 
   let frame = 0;
-  const draw = () => {
+  const draw = async () => {
+    const missing = stages.map((_, k) => runOf(k)).filter((r) => !runs.has(r));
+    if (missing.length) await Promise.all(missing.map(load));
     frame = 0;
     drawControls();
     stages.forEach(drawStage);
@@ -342,10 +340,11 @@ export const start = (source) => {
   $("about").append(...plan.about.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", {}, element("bdi", { textContent: value }))]));
   $("notes").append(...plan.notes.map((note) => element("li", {}, element("bdi", { textContent: note }))));
   read();
-  $("still").hidden = true;
-  $("app").hidden = $("badge").hidden = false;
-  draw();
-  fitFrame();
+  draw().then(() => {
+    $("still").hidden = true;
+    $("app").hidden = $("badge").hidden = false;
+    fitFrame();
+  });
 };
 
 // In a notebook's cell: as high as it needs, and the still picture beside it makes room.
