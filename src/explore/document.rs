@@ -182,12 +182,19 @@ struct PageContents {
     still: Vec<u8>,
 }
 
+impl Recording {
+    /// The page, of at most `limit` bytes. `decode` turns latents into pictures, of which as many are shown as fit; the
+    /// page says which.
+    ///
+    /// # Errors
+    /// Numbers that do not fit into the limit without any picture; what `decode` refuses.
+    pub fn page(&self, limit: usize, decode: Option<&DecodeWith<'_>>) -> Result<Page> {
+        assemble(self, limit, decode)
+    }
+}
+
 /// Builds the page within its limit.
-pub(super) fn assemble(
-    recording: &Recording,
-    limit: usize,
-    decode: Option<&DecodeWith<'_>>,
-) -> Result<Page> {
+fn assemble(recording: &Recording, limit: usize, decode: Option<&DecodeWith<'_>>) -> Result<Page> {
     let least: usize = recording.traces.iter().map(least_bytes).sum::<Result<usize>>()?;
     let fixed = component_bytes() + in_html(least);
     if fixed > limit {

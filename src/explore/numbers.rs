@@ -33,7 +33,7 @@ pub(super) struct PictureNumbers {
     pub residual: f64,
 }
 
-/// What a step has beside its sample: bits of [`Step::has`](super::document).
+/// What a step has beside its sample, as bits.
 pub(super) const UNCOND: u8 = 1;
 pub(super) const COND: u8 = 2;
 pub(super) const NOISE: u8 = 4;

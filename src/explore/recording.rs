@@ -6,7 +6,6 @@ use std::ops::ControlFlow;
 use tch::Tensor;
 
 use super::attention::{TokenAttention, attention_cells};
-use super::document::{Page, assemble};
 use super::replay::making;
 use crate::guidance::Guidance;
 use crate::measure::token_maps;
@@ -124,15 +123,6 @@ impl Recording {
     pub fn about(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.about.push((name.into(), value.into()));
         self
-    }
-
-    /// The page, of at most `limit` bytes. `decode` turns latents into pictures, of which as many are shown as fit; the
-    /// page says which.
-    ///
-    /// # Errors
-    /// Numbers that do not fit into the limit without any picture; what `decode` refuses.
-    pub fn page(&self, limit: usize, decode: Option<&DecodeWith<'_>>) -> Result<Page> {
-        assemble(self, limit, decode)
     }
 
     /// The prompts, each once.
