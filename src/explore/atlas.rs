@@ -63,7 +63,7 @@ pub(super) fn atlases(
     room: usize,
     decode: &DecodeWith<'_>,
 ) -> Result<(Vec<Atlas>, Vec<String>)> {
-    let (mut all, mut notes, mut room) = (Vec::new(), Vec::new(), room);
+    let (mut all, mut notes, mut room, mut picture) = (Vec::new(), Vec::new(), room, 0);
     let first = usual(recording) * recording.traces[0].latents.size()[0] as usize;
     for (quantity, name, said) in QUANTITIES {
         let mut wanted = wanted(recording, quantity)?;
@@ -71,12 +71,14 @@ pub(super) fn atlases(
             continue;
         }
         let steps = recording.traces[0].len();
-        let mut fitting = fit(&wanted, steps, room, decode)?;
+        // A quantity that is seldom there is no film; of the predicted picture the end alone is worth showing.
+        let strides = if quantity == Quantity::X0 { &STRIDES[..] } else { &STRIDES[..4] };
+        let mut fitting = fit(&wanted, strides, room, &mut picture, decode)?;
         if fitting.is_none() && wanted.len() > 1 {
             // Some of the run that is shown first is worth more than nothing of all.
             wanted.sort_by_key(|atlas| atlas.run != first);
             wanted.truncate(1);
-            fitting = fit(&wanted, steps, room, decode)?;
+            fitting = fit(&wanted, strides, room, &mut picture, decode)?;
             if fitting.is_some() {
                 notes.push(format!(
                     "{said}: decoded of one run alone, so that the page is not larger"
@@ -129,23 +131,29 @@ fn kept(steps: usize, stride: usize) -> Vec<usize> {
     kept
 }
 
-/// The finest stride at which all of these fit, and their sheets.
+/// The finest stride at which all of these fit, and their sheets. `picture` is what one takes, as far as that is known: what
+/// cannot fit is not decoded.
 fn fit(
     wanted: &[WantedAtlas],
-    steps: usize,
+    strides: &[usize],
     room: usize,
+    picture: &mut usize,
     decode: &DecodeWith<'_>,
 ) -> Result<Option<(usize, Vec<Vec<u8>>)>> {
+    let steps = wanted[0].latents.size()[0] as usize;
+    let fits = |picture: usize, stride: usize| {
+        in_html(picture * kept(steps, stride).len()) * wanted.len() <= room
+    };
+    if !strides.last().is_some_and(|&stride| fits(*picture / 2, stride)) {
+        return Ok(None);
+    }
     let mut decoded: Vec<DecodedSteps> = wanted.iter().map(|_| BTreeMap::new()).collect();
     // What a picture takes is known from three of the first run.
     let samples = BTreeSet::from([0, steps / 2, steps - 1]).into_iter().collect::<Vec<_>>();
     decode_steps(&wanted[0].latents, &samples, &mut decoded[0], decode)?;
-    let sample = sheet(&decoded[0], &samples)?.len() / samples.len();
-    for stride in STRIDES {
+    *picture = sheet(&decoded[0], &samples)?.len() / samples.len();
+    for &stride in strides.iter().filter(|stride| fits(*picture, **stride)) {
         let shown = kept(steps, stride);
-        if in_html(sample * shown.len()) * wanted.len() > room {
-            continue;
-        }
         let (mut sheets, mut taken) = (Vec::new(), 0);
         for (each, decoded) in wanted.iter().zip(&mut decoded) {
             interrupt::check(|| "while pictures were decoded".to_owned())?;

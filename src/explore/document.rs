@@ -166,6 +166,9 @@ struct Run {
     /// Where its numbers begin.
     offset: usize,
     residual: f64,
+    /// Where the picture was drawn anew, 1 a cell; none for everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask: Option<Vec<u8>>,
     /// Where its attention begins, in the bytes of the attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     attention: Option<usize>,
@@ -202,7 +205,7 @@ fn assemble(recording: &Recording, limit: usize, decode: Option<&DecodeWith<'_>>
     }
     let mut contents = contents(recording)?;
     let (mut pictures, mut notes) = (vec![], vec![]);
-    let results = results(recording, &mut pictures)?;
+    results(recording, &mut pictures)?;
     let bare = document(&contents, &pictures).len() + 2000;
     if let Some(decode) = decode {
         let (more, said) = atlases(recording, limit.saturating_sub(bare), decode)?;
@@ -212,7 +215,6 @@ fn assemble(recording: &Recording, limit: usize, decode: Option<&DecodeWith<'_>>
     contents.data["linear"] = linear(recording)?;
     contents.data["atlases"] = json!(pictures);
     contents.data["decoder"] = json!(decode.is_some());
-    contents.data["results"] = json!(results);
     let of_traces = recording.traces.iter().flat_map(|trace| &trace.notes);
     let mut said: Vec<&String> = Vec::new();
     of_traces.chain(&notes).for_each(|note| {
@@ -234,27 +236,38 @@ fn too_large(bytes: usize, limit: usize) -> Error {
         .hint("take fewer guidance scales, seeds or steps")
 }
 
-/// The results as one sheet a run: they are there without a decoder.
-fn results(recording: &Recording, pictures: &mut Vec<Atlas>) -> Result<usize> {
+/// The results as one sheet a run: they are there without a decoder. Of a run that was stopped it is the picture predicted
+/// there.
+fn results(recording: &Recording, pictures: &mut Vec<Atlas>) -> Result<()> {
     for (k, trace) in recording.traces.iter().enumerate() {
         let images = crate::picture::to_rgb8(&trace.image)?;
+        let what = if is_complete(trace)? { "next" } else { "x0" };
         for (b, image) in images.iter().enumerate() {
             let (run, steps) = (k * images.len() + b, vec![trace.len() - 1]);
             let png = image.to_png(&[])?;
-            pictures.push(Atlas { run, what: "next", at: None, steps, columns: 1, png });
+            pictures.push(Atlas { run, what, at: None, steps, columns: 1, png });
         }
     }
-    Ok(pictures.len())
+    Ok(())
+}
+
+/// Whether all steps were taken.
+fn is_complete(trace: &Trace) -> Result<bool> {
+    Ok(trace.len() == making(trace)?.plan.steps.len())
 }
 
 /// The linear map from latents to colours, fitted on the results.
 fn linear(recording: &Recording) -> Result<Value> {
-    let all = |of: fn(&Trace) -> &Tensor| -> Result<Tensor> {
-        Ok(Tensor::f_cat(&recording.traces.iter().map(of).collect::<Vec<_>>(), 0)?)
-    };
-    // An interrupted run's picture is not that of its latents.
+    let (mut latents, mut images) = (Vec::new(), Vec::new());
+    for trace in &recording.traces {
+        latents.push(match is_complete(trace)? {
+            true => trace.latents.shallow_clone(),
+            false => trace.x_0.f_get(trace.len() as i64 - 1)?,
+        });
+        images.push(&trace.image);
+    }
     let LatentRgb { weights, bias, r_squared } =
-        latent_rgb(&all(|trace| &trace.latents)?, &all(|trace| &trace.image)?)?;
+        latent_rgb(&Tensor::f_cat(&latents, 0)?, &Tensor::f_cat(&images, 0)?)?;
     let share = r_squared.is_finite().then_some(r_squared);
     Ok(json!({ "weights": weights, "bias": bias, "r2": share }))
 }
@@ -283,6 +296,7 @@ fn contents(recording: &Recording) -> Result<PageContents> {
                 has: parts(trace)?,
                 offset: numbers.len(),
                 residual: picture.residual,
+                mask: mask(of, b)?,
                 attention: maps.is_some().then_some(attention.len()),
             });
             numbers.extend(picture.bytes);
@@ -302,10 +316,8 @@ fn contents(recording: &Recording) -> Result<PageContents> {
         "clip": clip(made.plan.clip),
         "keeps_noise": made.plan.clip == Clip::Off || made.plan.sampler.method.keeps_noise_when_clipped,
         "rule": rule(made),
-        "mask": mask(made)?,
         "once": first.output_uncond.iter().all(Option::is_none) && made.guidance == 1.0.into(),
         "steps": made.plan.steps.iter().take(first.len()).map(step).collect::<Vec<_>>(),
-        "complete": first.len() == made.plan.steps.len(),
         "sides": sides,
         "usual": usual(recording),
         "scales": recording.traces.iter().map(scale_label).collect::<Vec<_>>(),
@@ -375,10 +387,11 @@ fn rule(made: &Making) -> Value {
     json!({ "rescale": made.guidance.rescale, "projection": projection, "interval": made.guidance.interval })
 }
 
-/// Where the picture was drawn anew, a digit a cell and picture.
-fn mask(made: &Making) -> Result<Option<Vec<u8>>> {
+/// Where picture `b` was drawn anew.
+fn mask(made: &Making, b: usize) -> Result<Option<Vec<u8>>> {
     let Some(mask) = &made.mask else { return Ok(None) };
-    let whole = mask.f_ge(1.)?.f_to_kind(Kind::Uint8)?.f_select(0, 0)?;
+    let own = if mask.size()[0] == 1 { 0 } else { b as i64 };
+    let whole = mask.f_select(0, own)?.f_ge(1.)?.f_to_kind(Kind::Uint8)?;
     Ok(Some(Vec::try_from(whole.f_contiguous()?.f_flatten(0, -1)?)?))
 }
 

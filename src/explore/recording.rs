@@ -92,7 +92,7 @@ impl Recording {
         }
         let (mut traces, mut maps) = (Vec::new(), Vec::new());
         for &scale in scales {
-            let guidance = Guidance { scale, ..request.guidance.clone() };
+            let guidance = Guidance { scale, scales: Vec::new(), ..request.guidance.clone() };
             let request = Request { guidance, ..request.clone() };
             let mut trace = model.trace_with(&request, |_| {
                 each();

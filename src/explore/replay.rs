@@ -104,12 +104,9 @@ pub fn replay(trace: &Trace, guidance: &Guidance) -> Result<Replayed> {
         let Some(step) = sampling.take_step() else { break };
         let step = step?;
         let residuals = apart(&step.prev_sample, &following(trace, i)?, made.mask.as_ref())?;
-        // Of the last step that an interrupted run took, only the picture was kept.
-        if i + 1 < trace.len() || trace.len() == made.plan.steps.len() {
-            for (worst, residual) in replayed.residuals.iter_mut().zip(residuals) {
-                // NaN is worse than any number.
-                *worst = if residual > *worst || residual.is_nan() { residual } else { *worst };
-            }
+        for (worst, residual) in replayed.residuals.iter_mut().zip(residuals) {
+            // NaN is worse than any number.
+            *worst = if residual > *worst || residual.is_nan() { residual } else { *worst };
         }
         replayed.steps.push(step);
     }

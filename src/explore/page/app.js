@@ -218,7 +218,7 @@ export const start = (source) => {
     if (correction) add("Corrected", "xₜ is first replaced by the corrector’s sum");
     const earlier = of.slice(1).flatMap(([a, b, c], k) => [[a, `x̂₀(${k + 1} before)`], [b, `ε̂(${k + 1} before)`], [c, `xₜ(${k + 1} before)`]]);
     add("Next", `xₜ′ = ${terms([[of[0][0], "x̂₀"], [of[0][1], "ε̂"], [of[0][2], "xₜ"], ...earlier, [fresh, "fresh noise"]])}`);
-    if (plan.mask) add("Put back", "outside the mask the picture returns after the step");
+    if (plan.runs[r].mask) add("Put back", "outside the mask the picture returns after the step");
     $("sums").replaceChildren(...lines);
     const rows = [["this evaluation", of[0], correction?.[0]], ...of.slice(1).map((v, k) => [`${k + 1} before`, v, correction?.[k + 1]])].filter(([, v, c], k) => !k || [...v, ...(c ?? [])].some(Boolean));
     const head = ["", "of x̂₀", "of ε̂", "of xₜ", ...(correction ? ["corrector: x̂₀", "ε̂", "xₜ"] : [])];
@@ -246,7 +246,7 @@ export const start = (source) => {
     for (const [name, value] of [["runs", state.scale], ["seeds", state.seed], ["as", state.as], ["show", state.show], ["side", state.side]]) choose(name, value);
     const { residual } = runs.get(r), ok = residual < 1e-3, badge = $("badge");
     badge.className = ok ? "good" : "bad";
-    badge.textContent = `${ok ? "✓" : "✗"} ${last + 1} steps taken again here: ${residual ? `at most ${number(residual, 2)} apart` : "no difference"}`;
+    badge.textContent = `${ok ? "✓" : "✗"} ${last + 1} steps taken again here: ${residual === 0 ? "no difference" : `at most ${number(residual, 2)} apart`}`;
     badge.title = "The largest difference to the recorded samples, as a share of their standard deviation; below 0.001 is good.";
     badge.dataset.residual = residual;
   };

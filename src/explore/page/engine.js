@@ -79,7 +79,7 @@ export const take = (plan, i, recorded, w, { earlier, before }) => {
   if (step.correction) evaluation.x = combine(n, sum(step.correction));
   let next = combine(n, [...sum(step.of), [step.fresh, recorded.drawn]]);
   // Outside the mask the picture was put back.
-  if (plan.mask && recorded.next) next = next.map((v, j) => (plan.mask[j % plan.mask.length] ? v : recorded.next[j]));
+  if (recorded.mask) next = next.map((v, j) => (recorded.mask[j % recorded.mask.length] ? v : recorded.next[j]));
   return { x0, noise, next, evaluation, difference };
 };
 
@@ -91,11 +91,8 @@ export const replay = (plan, recorded, scales) => {
     const { next, evaluation, difference } = take(plan, i, of, scales[i], memory);
     earlier = [evaluation, ...earlier].slice(plan.steps[i].forget).slice(0, 8);
     before = difference ?? before;
-    let residual = 0;
-    if (of.next) {
-      const spread = deviation(of.next);
-      for (let j = 0; j < next.length; j++) residual = Math.max(residual, Math.abs(next[j] - of.next[j]) / spread);
-    }
+    const spread = deviation(of.next);
+    const residual = next.reduce((worst, v, j) => Math.max(worst, Math.abs(v - of.next[j]) / spread), 0);
     return { memory, residual };
   });
 };

@@ -19,7 +19,7 @@ export class RecordedFile {
   }
 
   numbers(run) {
-    const { latents, steps, complete } = this.about, { format, has, offset } = this.about.runs[run];
+    const { latents, steps } = this.about, { format, has, offset, mask } = this.about.runs[run];
     const n = latents.reduce((a, b) => a * b), view = new DataView(this.bytes.buffer);
     let at = offset;
     const read = () => {
@@ -29,9 +29,9 @@ export class RecordedFile {
       for (let i = 0; i < n; i++, at += format === "i16" ? 2 : 4) out[i] = format === "i16" ? factor * view.getInt16(at, true) : view.getFloat32(at, true);
       return out;
     };
-    const all = steps.map((_, i) => ({ x: read(), uncond: has[i] & 1 ? read() : null, cond: has[i] & 2 ? read() : null, drawn: has[i] & 4 ? read() : null }));
+    const all = steps.map((_, i) => ({ x: read(), uncond: has[i] & 1 ? read() : null, cond: has[i] & 2 ? read() : null, drawn: has[i] & 4 ? read() : null, mask }));
     const last = read();
-    all.forEach((of, i) => (of.next = all[i + 1]?.x ?? (complete ? last : null)));
+    all.forEach((of, i) => (of.next = all[i + 1]?.x ?? last));
     return all;
   }
 
