@@ -95,7 +95,7 @@ pub(super) fn atlases(
             notes.push(format!("{said}: {which}, so that the page is not larger"));
         }
         for (wanted, png) in wanted.iter().zip(pngs) {
-            room = room.saturating_sub(in_html(png.len()));
+            room = room.saturating_sub(in_html(png.len(), shown.len()));
             let (run, at, steps) = (wanted.run, wanted.at, shown.clone());
             all.push(Atlas { run, what: name, at, steps, columns: COLUMNS, png });
         }
@@ -112,9 +112,9 @@ pub(super) fn usual(recording: &Recording) -> usize {
     (0..all.len()).fold(0, |best, k| if all[k] < all[best] { k } else { best })
 }
 
-/// The bytes that a sheet takes on the page: its base64, and the element around it.
-pub(super) fn in_html(bytes: usize) -> usize {
-    bytes.div_ceil(3) * 4 + 200
+/// The bytes that a sheet of some steps takes on the page: its base64, the element around it, and the list of its steps.
+pub(super) fn in_html(bytes: usize, steps: usize) -> usize {
+    bytes.div_ceil(3) * 4 + 200 + 5 * steps
 }
 
 /// The latents of one atlas, [N, C, h, w].
@@ -142,7 +142,8 @@ fn fit(
 ) -> Result<Option<(usize, Vec<Vec<u8>>)>> {
     let steps = wanted[0].latents.size()[0] as usize;
     let fits = |picture: usize, stride: usize| {
-        in_html(picture * kept(steps, stride).len()) * wanted.len() <= room
+        let shown = kept(steps, stride).len();
+        in_html(picture * shown, shown) * wanted.len() <= room
     };
     if !strides.last().is_some_and(|&stride| fits(*picture / 2, stride)) {
         return Ok(None);
@@ -159,7 +160,7 @@ fn fit(
             interrupt::check(|| "while pictures were decoded".to_owned())?;
             decode_steps(&each.latents, &shown, decoded, decode)?;
             sheets.push(sheet(decoded, &shown)?);
-            taken += in_html(sheets[sheets.len() - 1].len());
+            taken += in_html(sheets[sheets.len() - 1].len(), shown.len());
             if taken > room {
                 break;
             }

@@ -199,7 +199,7 @@ impl Recording {
 /// Builds the page within its limit.
 fn assemble(recording: &Recording, limit: usize, decode: Option<&DecodeWith<'_>>) -> Result<Page> {
     let least: usize = recording.traces.iter().map(least_bytes).sum::<Result<usize>>()?;
-    let fixed = component_bytes() + in_html(least);
+    let fixed = component_bytes() + in_html(least, 0);
     if fixed > limit {
         return Err(too_large(fixed, limit));
     }
@@ -233,7 +233,7 @@ fn assemble(recording: &Recording, limit: usize, decode: Option<&DecodeWith<'_>>
 fn too_large(bytes: usize, limit: usize) -> Error {
     let megabytes = |bytes: usize| format!("{:.1} MB", bytes as f64 / 1e6);
     Error::argument("page", format!("at most {}", megabytes(limit)), megabytes(bytes))
-        .hint("take fewer guidance scales, seeds or steps")
+        .hint("take fewer guidance scales, seeds or steps, or allow a larger page (--full)")
 }
 
 /// The results as one sheet a run: they are there without a decoder. Of a run that was stopped it is the picture predicted
