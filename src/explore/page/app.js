@@ -44,8 +44,17 @@ export const start = (source) => {
     runs.set(r, { steps, checked, noises, residual: Math.max(...checked.map((c) => c.residual)) });
   };
 
-  // All that step i of a run shows at the scale w.
+  // All that step i of a run shows at the scale w; the stage, its small copies and the instruments ask for the same.
+  const answers = new Map();
   const answer = (r, i, w) => {
+    const key = `${r} ${i} ${w}`;
+    if (!answers.has(key)) {
+      if (answers.size > 3) answers.clear();
+      answers.set(key, compute(r, i, w));
+    }
+    return answers.get(key);
+  };
+  const compute = (r, i, w) => {
     const { steps, checked, noises } = runs.get(r), of = steps[i], n = of.x.length, { rates, next } = plan.steps[i];
     const [uncond, cond] = noises[i], taken = take(plan, i, of, w, checked[i].memory);
     return {

@@ -13,10 +13,15 @@ const fill = (canvas, width, height, color) => {
 };
 
 // By the linear map from latents to colours. A gain is for differences, which have no colour of their own.
-export const drawLinear = (canvas, x, [, h, w], { weights, bias }, gain) =>
+export const drawLinear = (canvas, x, [channels, h, w], { weights, bias }, gain) =>
   fill(canvas, w, h, (col, row) => {
-    const rgb = [0, 1, 2].map((k) => weights.reduce((sum, of, c) => sum + of[k] * x[c * h * w + row * w + col] * (gain ?? 1), gain ? 0 : bias[k]));
-    return [...rgb.map((v) => Math.round(Math.min(Math.max(v / 2 + 0.5, 0), 1) * 255)), 255];
+    const rgb = [0, 0, 0, 255];
+    for (let k = 0; k < 3; k++) {
+      let v = gain ? 0 : bias[k];
+      for (let c = 0; c < channels; c++) v += weights[c][k] * x[(c * h + row) * w + col] * (gain ?? 1);
+      rgb[k] = Math.round(Math.min(Math.max(v / 2 + 0.5, 0), 1) * 255);
+    }
+    return rgb;
   });
 
 // The channels in rows of two: blue below 0, orange above.
