@@ -50,6 +50,7 @@
 //! | [`plot`] | How does a figure look? | |
 //! | [`figures`] | What do the chapters draw? | `measure`, `plot`, `pipeline` |
 //! | [`notebook`] | What does a value show when it ends a cell? | `figures` |
+//! | [`explore`] | What happens when a person turns the knob? | `measure`, `plot`, `pipeline` |
 //! | `scenes` (feature) | What are the training pictures? | |
 //! | [`eval`] | How many pictures show what they should? | `scenes`, `plot` |
 //! | [`train`] | How does a network learn? | `models`, `scenes`, `eval` |
@@ -83,6 +84,7 @@ pub mod measure;
 pub mod plot;
 pub mod figures;
 pub mod notebook;
+pub mod explore;
 #[cfg(feature = "scenes")]
 pub mod scenes;
 pub mod eval;

@@ -36,7 +36,9 @@ use diffuscope::train::vae::VaeLossWeights;
 use diffuscope::train::{
     CaptionedLatents, LossCurve, Optimizer, OptimizerConfig, TrainProgress, TrainSettings, Trained,
 };
-use diffuscope::{Result, environment, figures, guidance, measure, notebook, plot, prompt};
+use diffuscope::{
+    Result, environment, explore, figures, guidance, measure, notebook, plot, prompt,
+};
 use tch::{Device, Kind, Tensor};
 
 /// What a person ends a cell with shows itself: each has the kernel's method. A value without it would print `{:?}`.
@@ -51,6 +53,7 @@ fn what_ends_a_cell_shows_itself() {
         checkpoint::{NetworkReport, Report, SchedulerConfig},
         environment::Environment,
         eval::scores::{PromptMatch, SettingScores},
+        explore::Page,
         guidance::Guidance,
         models::clip::{Encoding, TextConfig},
         models::judge::JudgeConfig,
@@ -69,7 +72,7 @@ fn what_ends_a_cell_shows_itself() {
     shown!(LossCurve, TrainProgress, Trained, TrainSettings, CaptionedLatents);
     shown!(notebook::LastError);
     shown!(Scores, SettingScores, PromptMatch);
-    shown!(Figure, Sheet, Picture, LatentsView, Panel);
+    shown!(Figure, Sheet, Picture, LatentsView, Panel, Page);
 }
 
 /// Types that are `pub` in the source and that nobody outside can name.
@@ -189,7 +192,15 @@ fn model(said: &mut Said) -> Result<()> {
     said.add(prepared.known_region.as_ref().expect("a mask"));
     let generation = sd.generate(&request)?;
     said.add(&generation);
-    said.add(&sd.trace(&Request { num_inference_steps: 2, ..Request::new(long.clone()) })?);
+    let trace = sd.trace(&Request { num_inference_steps: 2, ..Request::new(long.clone()) })?;
+    if let Some(made) = &trace.making {
+        said.add(made);
+        said.add(&explore::replay(&trace, &made.guidance)?);
+    }
+    said.add(&explore::page(&trace)?);
+    said.add(&measure::latent_rgb(&trace.latents, &trace.image)?);
+    said.add(&explore::Recording::new(vec![trace.shallow_clone()])?);
+    said.add(&trace);
     said.add(&sd.tokenizer);
     let encoding = sd.tokenizer.encode(&long)?;
     said.add(&encoding);

@@ -158,6 +158,7 @@ pub(super) fn random_trace(timesteps: &[f32], batch: i64) -> Trace {
         latents: Tensor::zeros([batch, 4, 8, 8], (Kind::Float, tch::Device::Cpu)),
         image: Tensor::zeros([batch, 3, 8, 8], (Kind::Float, tch::Device::Cpu)),
         notes: Vec::new(),
+        making: None,
     }
 }
 

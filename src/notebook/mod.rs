@@ -17,6 +17,7 @@
 //! | [`UNetConfig`](crate::models::unet::UNetConfig) and other configurations | their settings, as a table |
 //! | [`Posterior`](crate::models::vae::Posterior), [`CaptionedLatents`](crate::train::CaptionedLatents) | latents, one tile a channel |
 //! | [`LossCurve`](crate::train::LossCurve), [`Scores`](crate::eval::scores::Scores), `Scene` | a training's loss, a model's scores, a training picture |
+//! | what [`explore::page`](crate::explore::page) returns | the interactive page, and its still picture where a notebook is not trusted |
 //! | what [`plot`](crate::plot) and [`figures`](crate::figures) return | the figure |
 //! | a bare tensor | its shape; [`plot::picture`](crate::plot::picture), [`plot::pictures`](crate::plot::pictures) and [`plot::latents`](crate::plot::latents) draw it |
 //!
@@ -26,7 +27,7 @@ mod cell_start;
 mod cell_errors;
 mod checkpoints;
 mod configs;
-mod escaped;
+pub(crate) mod escaped;
 mod generations;
 mod guidance;
 pub(crate) mod look;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::plan::plan;
 use super::prepare::prepare;
 use super::size::check_trace;
-use super::{Generation, Prepared, Request, StableDiffusion, Trace};
+use super::{Generation, Making, Prepared, Request, StableDiffusion, Trace};
 use crate::Result;
 use crate::cores::SharedCores;
 use crate::memory::guarded;
@@ -51,28 +51,19 @@ impl StableDiffusion {
     pub fn trace_with(
         &self,
         request: &Request,
-        each: impl FnMut(&SamplingStep) -> ControlFlow<()>,
-    ) -> Result<Trace> {
-        self.trace_of(&self.prepare(request)?, each)
-    }
-
-    /// The same from a start that is prepared already.
-    ///
-    /// # Errors
-    /// A step that fails.
-    pub fn trace_of(
-        &self,
-        prepared: &Prepared<'_>,
         mut each: impl FnMut(&SamplingStep) -> ControlFlow<()>,
     ) -> Result<Trace> {
+        let prepared = self.prepare(request)?;
         check_trace(&prepared.plan, &prepared.x_t)?;
         let mut steps = Vec::new();
-        let generation = self.run(prepared, |step| {
+        let generation = self.run(&prepared, |step| {
             let flow = each(&step);
             steps.push(step);
             flow
         })?;
-        Trace::new(&steps, generation)
+        let mut trace = Trace::new(&steps, generation)?;
+        trace.making = Some(Making::new(request, &prepared));
+        Ok(trace)
     }
 
     /// Part of the way from one request's pictures to another's: from noise to noise on the sphere, from text to text

@@ -22,14 +22,17 @@
 mod conditions;
 mod drawn_noise;
 mod extra_channels;
+mod fingerprint;
 mod generate;
 mod invert;
 mod known_region;
+mod making;
 mod model;
 mod open;
 mod plan;
 mod prepare;
 mod request;
+mod revisit;
 mod run;
 mod size;
 mod text;
@@ -38,6 +41,7 @@ mod warnings;
 
 pub use extra_channels::ExtraChannels;
 pub use known_region::KnownRegion;
+pub use making::Making;
 pub use model::StableDiffusion;
 pub use open::tiny_folder;
 pub use prepare::{LaterText, Prepared};

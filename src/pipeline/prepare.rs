@@ -15,6 +15,7 @@ use crate::check::alike;
 use crate::denoiser::{Denoiser, Half};
 use crate::device::moved;
 use crate::guidance::{Guidance, Needs, guide};
+use crate::models::clip::Encoding;
 use crate::models::unet::{Conditioned, Conditions};
 use crate::noise::slerp;
 use crate::sampler::{Plan, Sampling};
@@ -42,6 +43,8 @@ pub struct Prepared<'a> {
     pub known_region: Option<KnownRegion>,
     /// What is asked for, one a picture: its prompt and its seed.
     pub captions: Vec<String>,
+    /// What the first text encoder read of the prompts, one a picture.
+    pub encodings: Vec<Encoding>,
     /// What a person should know, see [`StableDiffusion::warnings`].
     pub notes: Vec<String>,
 }
@@ -97,6 +100,7 @@ pub(super) fn prepare<'a>(model: &'a StableDiffusion, request: &Request) -> Resu
         contexts: contexts(model, &texts.uncond, &texts.cond),
         guidance: if guided { request.guidance.clone() } else { 1.0.into() },
         captions: captions(request),
+        encodings: texts.cond.encodings,
         notes: model.warnings(request)?,
     })
 }
@@ -248,7 +252,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// The text that holds at evaluation `i`.
-    fn text_at(&self, i: usize) -> HeldText<'_, 'a> {
+    pub(crate) fn text_at(&self, i: usize) -> HeldText<'_, 'a> {
         let later = self.later_texts.iter().rev().find(|later| later.from <= i);
         let (denoiser, contexts) = match later {
             Some(later) => (&later.denoiser, &later.contexts),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::Generation;
+use super::{Generation, Making};
 use crate::prediction::Prediction;
 use crate::rates::Rates;
 use crate::sampler::SamplingStep;
@@ -44,6 +44,8 @@ pub struct Trace {
     pub image: Tensor,
     /// What a person should know, see [`StableDiffusion::warnings`](super::StableDiffusion::warnings).
     pub notes: Vec<String>,
+    /// What it was made with; `None` for one that was read from a file, or whose steps are not all there.
+    pub making: Option<Making>,
 }
 
 impl fmt::Debug for Trace {
@@ -104,7 +106,31 @@ impl Trace {
             latents,
             image,
             notes,
+            making: None,
         })
+    }
+
+    /// The same trace, sharing its tensors.
+    pub fn shallow_clone(&self) -> Self {
+        let shared = |x: &Tensor| x.shallow_clone();
+        let these = |all: &[Option<Tensor>]| all.iter().map(|x| x.as_ref().map(shared)).collect();
+        Self {
+            prediction: self.prediction,
+            timesteps: shared(&self.timesteps),
+            signal_rates: shared(&self.signal_rates),
+            noise_rates: shared(&self.noise_rates),
+            x_t: shared(&self.x_t),
+            output_uncond: these(&self.output_uncond),
+            output_cond: these(&self.output_cond),
+            output: shared(&self.output),
+            noise_pred: shared(&self.noise_pred),
+            x_0: shared(&self.x_0),
+            coefficients: shared(&self.coefficients),
+            latents: shared(&self.latents),
+            image: shared(&self.image),
+            notes: self.notes.clone(),
+            making: self.making.as_ref().map(Making::shallow_clone),
+        }
     }
 
     /// The number of steps.
@@ -158,7 +184,6 @@ impl Trace {
             steps.iter().map(|&i| all[i].as_ref().map(Tensor::shallow_clone)).collect()
         };
         Ok(Self {
-            prediction: self.prediction,
             timesteps: some(&self.timesteps)?,
             signal_rates: some(&self.signal_rates)?,
             noise_rates: some(&self.noise_rates)?,
@@ -169,9 +194,8 @@ impl Trace {
             noise_pred: some(&self.noise_pred)?,
             x_0: some(&self.x_0)?,
             coefficients: some(&self.coefficients)?,
-            latents: self.latents.shallow_clone(),
-            image: self.image.shallow_clone(),
-            notes: self.notes.clone(),
+            making: None,
+            ..self.shallow_clone()
         })
     }
 
@@ -254,6 +278,7 @@ impl Trace {
                 .get(NOTES)
                 .map(|notes| notes.lines().map(str::to_owned).collect())
                 .unwrap_or_default(),
+            making: None,
         };
         let n = trace.len();
         let per_step = trace.tensors();

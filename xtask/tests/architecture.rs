@@ -41,7 +41,7 @@ const STOREYS: [(&str, &[&str]); 9] = [
     ("networks: configs and named tensors", &["kernels", "models"]),
     ("checkpoints: what a file is", &["checkpoint"]),
     ("composition: the stages in order", &["pipeline"]),
-    ("looking: measures, then draws", &["measure", "plot", "figures", "notebook"]),
+    ("looking: measures, then draws", &["measure", "plot", "figures", "notebook", "explore"]),
     ("training: scenes, loops, scores", &["scenes", "eval", "train"]),
     ("the program: options to calls", &["bin"]),
 ];

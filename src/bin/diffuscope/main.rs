@@ -2,6 +2,7 @@
 
 mod device;
 mod eval;
+mod explore;
 mod generate;
 mod image_inputs;
 mod inspect;
@@ -44,6 +45,8 @@ struct Cli {
 enum Command {
     /// Draw pictures from text
     Generate(Box<generate::GenerateArgs>),
+    /// Make an interactive page: every step of a picture, at any guidance scale
+    Explore(Box<explore::ExploreArgs>),
     /// Plot a model's noise schedule: betas, alphas_cumprod, signal-to-noise ratio
     Schedule(schedule::ScheduleArgs),
     /// Compose training pictures and their captions
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| ()));
     let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Generate(args) => generate::run(*args),
+        Command::Explore(args) => explore::run(*args),
         Command::Schedule(args) => schedule::run(args),
         Command::Scenes(args) => scenes::run(args),
         Command::Train(command) => train::run(*command),
@@ -97,7 +101,8 @@ fn main() -> ExitCode {
 
 /// A long run ends after its step at the first Ctrl-C, and at once at the second.
 fn stop_at_interrupt(command: &Command) {
-    if matches!(command, Command::Generate(_) | Command::Train(_) | Command::Eval(_)) {
+    use Command::{Eval, Explore, Generate, Train};
+    if matches!(command, Generate(_) | Explore(_) | Train(_) | Eval(_)) {
         let stop = || {
             if interrupt::request() {
                 std::process::exit(INTERRUPTED.into());

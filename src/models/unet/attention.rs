@@ -32,7 +32,15 @@ impl fmt::Debug for AttentionMap {
 }
 
 /// Where attention layers put their maps, if they were asked for.
-pub(super) type Probe = Option<RefCell<Vec<AttentionMap>>>;
+pub(super) type Probe = Option<AttentionProbe>;
+
+/// The maps of one pass.
+#[derive(Default)]
+pub(super) struct AttentionProbe {
+    pub maps: RefCell<Vec<AttentionMap>>,
+    /// Whether the picture's attention to itself is left out: it takes the square of the cells.
+    pub cross_only: bool,
+}
 
 /// Attention with queries from the picture, and keys from the picture or from the text.
 struct UNetAttention {
@@ -66,10 +74,10 @@ impl UNetAttention {
         let of_keys = |to: &Linear| if self.cross { to.once(keys) } else { to.forward(keys) };
         let k = split_heads(&of_keys(&self.to_k), self.heads);
         let v = split_heads(&of_keys(&self.to_v), self.heads);
-        if let Some(maps) = probe {
+        if let Some(probe) = probe.as_ref().filter(|probe| self.cross || !probe.cross_only) {
             let weights = attention_weights(&q, &k);
             let layer = self.name.clone();
-            maps.borrow_mut().push(AttentionMap { layer, weights, cells, cross: self.cross });
+            probe.maps.borrow_mut().push(AttentionMap { layer, weights, cells, cross: self.cross });
         }
         self.to_out.forward(&join_heads(&attention(&q, &k, &v, false, self.upcast)))
     }

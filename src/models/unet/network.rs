@@ -1,12 +1,11 @@
 //! The U-Net itself: a noisy sample, a timestep and a context to a prediction of the noise.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::attention::{AttentionMap, Probe, SpatialTransformer};
+use super::attention::{AttentionMap, AttentionProbe, Probe, SpatialTransformer};
 use super::blocks::{self, ResnetAndTransformer, UNetBlock};
 use super::conditions::Conditions;
 use super::config::UNetConfig;
@@ -31,6 +30,14 @@ pub struct UNet {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     kind: Kind,
+}
+
+/// Which attention maps are asked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Asked {
+    All,
+    /// Those of the attention to the text.
+    Cross,
 }
 
 /// The maps of a whole batch, of those of its shares in order.
@@ -114,7 +121,7 @@ impl UNet {
         timestep: impl Into<Timesteps>,
         conditions: impl Into<Conditions>,
     ) -> Result<Tensor> {
-        Ok(self.run(sample, &timestep.into(), &conditions.into(), false)?.0)
+        Ok(self.run(sample, &timestep.into(), &conditions.into(), None)?.0)
     }
 
     /// The same prediction, with the attention map of every attention layer.
@@ -127,7 +134,20 @@ impl UNet {
         timestep: impl Into<Timesteps>,
         conditions: impl Into<Conditions>,
     ) -> Result<(Tensor, Vec<AttentionMap>)> {
-        self.run(sample, &timestep.into(), &conditions.into(), true)
+        self.run(sample, &timestep.into(), &conditions.into(), Some(Asked::All))
+    }
+
+    /// The same with the maps of the attention to the text alone, which need far less memory.
+    ///
+    /// # Errors
+    /// As [`UNet::forward`].
+    pub fn forward_with_cross_attention(
+        &self,
+        sample: &Tensor,
+        timestep: impl Into<Timesteps>,
+        conditions: impl Into<Conditions>,
+    ) -> Result<(Tensor, Vec<AttentionMap>)> {
+        self.run(sample, &timestep.into(), &conditions.into(), Some(Asked::Cross))
     }
 
     fn check(&self, sample: &Tensor, conditions: &Conditions) -> Result<()> {
@@ -156,7 +176,7 @@ impl UNet {
         sample: &Tensor,
         timestep: &Timesteps,
         conditions: &Conditions,
-        attention: bool,
+        asked: Option<Asked>,
     ) -> Result<(Tensor, Vec<AttentionMap>)> {
         self.check(sample, conditions)?;
         let t = timestep.for_batch(sample.size()[0])?;
@@ -168,10 +188,11 @@ impl UNet {
         let (batch, t) = (sample.size()[0], t.expand([sample.size()[0]], false));
         let some = |from: i64, count: i64| {
             let rows = |x: &Tensor| x.narrow(0, from, count);
-            let probe = attention.then(|| RefCell::new(Vec::new()));
+            let cross_only = asked == Some(Asked::Cross);
+            let probe = asked.map(|_| AttentionProbe { cross_only, ..AttentionProbe::default() });
             let conditions = conditions.rows(from, count);
             let output = self.compute(&rows(sample), &rows(&t), &conditions, &probe);
-            Ok((output, probe.map(RefCell::into_inner).unwrap_or_default()))
+            Ok((output, probe.map(|probe| probe.maps.into_inner()).unwrap_or_default()))
         };
         guarded(doing, advice, || {
             if self.learns(sample, conditions) {

@@ -106,7 +106,7 @@ fn draw(args: &GenerateArgs, model: &StableDiffusion, request: &mut Request) -> 
             ControlFlow::Continue(())
         };
         let (image, finished) = if args.trace.is_some() {
-            let trace = model.trace_of(&prepared, |_| step())?;
+            let trace = model.trace_with(request, |_| step())?;
             let drawn_image = (trace.image.shallow_clone(), trace.len() == steps);
             drawn.trace = Some(trace);
             drawn_image
