@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::device::in_f64_on_cpu;
 use crate::models::clip::Encoding;
 use crate::{Error, Result};
 
@@ -41,7 +42,7 @@ impl TokenAttention {
         let all = all.narrow(2, 0, tokens as i64);
         let largest = all.f_amax(&[0i64, 1, 3, 4][..], true)?.clamp_min(1e-12);
         let maps = (&all / &largest * 255.).round().to_kind(Kind::Uint8);
-        let largest = Vec::try_from(largest.f_flatten(0, -1)?.f_to_kind(Kind::Double)?)?;
+        let largest = Vec::try_from(in_f64_on_cpu(&largest.f_flatten(0, -1)?)?)?;
         Ok(Self { maps, largest })
     }
 

@@ -7,6 +7,7 @@ use tch::{Tensor, kind::FLOAT_CPU};
 
 use crate::check::same_shape;
 use crate::denoiser::{Denoiser, Half};
+use crate::device::in_f64_on_cpu;
 use crate::guidance::Guidance;
 use crate::pipeline::{Making, Trace};
 use crate::sampler::{Sampling, SamplingStep};
@@ -130,5 +131,5 @@ fn apart(got: &Tensor, recorded: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f
     }
     let rest = [-1i64, -2, -3];
     let spread = recorded.std_dim(&rest[..], false, false);
-    Ok(Vec::try_from((gap.amax(&rest[..], false) / spread).to_kind(tch::Kind::Double))?)
+    Ok(Vec::try_from(in_f64_on_cpu(&(gap.amax(&rest[..], false) / spread))?)?)
 }
