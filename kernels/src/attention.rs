@@ -382,40 +382,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    #[ignore]
-    fn timing() {
-        let mut dice = Dice(1);
-        for number in [Number::F32, Number::Bf16] {
-            for shape in [
-                [2, 8, 4096, 4096, 40],
-                [2, 8, 1024, 1024, 80],
-                [2, 8, 256, 256, 160],
-                [2, 8, 4096, 77, 40],
-                [2, 4, 64, 64, 32],
-                [32, 4, 64, 64, 32],
-                [2, 10, 1024, 1024, 64],
-                [1, 1, 4096, 4096, 512],
-            ] {
-                let case = case(&mut dice, number, shape, false, 1.);
-                let with = Instructions::of_this_cpu().unwrap();
-                let [b, h, n, m, d] = shape;
-                let reps = (300_000_000 / (b * h * n * m * d)).clamp(1, 200);
-                let mut best = f64::MAX;
-                for _ in 0..5 {
-                    let t = std::time::Instant::now();
-                    for _ in 0..reps {
-                        unsafe { case.attention.compute(with) }
-                    }
-                    best = best.min(t.elapsed().as_secs_f64() / reps as f64);
-                }
-                println!(
-                    "{number:?} {shape:?}: {:.3} ms, {:.0} GFLOP/s",
-                    best * 1e3,
-                    4. * (b * h * n * m * d) as f64 / best / 1e9
-                );
-            }
-        }
-    }
 }

@@ -232,6 +232,43 @@ impl Lanes for Avx2 {
     }
 }
 
+/// A tile of `ROWS` rows of `W` vectors, whose rows are `wide` numbers apart.
+///
+/// # Safety
+/// As [`Lanes`]; the tile is there.
+#[inline(always)]
+pub(crate) unsafe fn load_tile<L: Lanes, const ROWS: usize, const W: usize>(
+    from: *const f32,
+    wide: usize,
+) -> [[L::V; W]; ROWS] {
+    unsafe {
+        let mut tile = [[L::splat(0.); W]; ROWS];
+        for r in 0..ROWS {
+            for w in 0..W {
+                tile[r][w] = L::load(from.add(r * wide + w * L::N));
+            }
+        }
+        tile
+    }
+}
+
+/// # Safety
+/// As [`load_tile`]; nobody else reads or writes it.
+#[inline(always)]
+pub(crate) unsafe fn store_tile<L: Lanes, const ROWS: usize, const W: usize>(
+    to: *mut f32,
+    wide: usize,
+    tile: &[[L::V; W]; ROWS],
+) {
+    unsafe {
+        for r in 0..ROWS {
+            for w in 0..W {
+                L::store(to.add(r * wide + w * L::N), tile[r][w]);
+            }
+        }
+    }
+}
+
 /// All numbers of a vector as one.
 ///
 /// # Safety

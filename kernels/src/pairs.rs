@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::head::{BLOCK, Bf16, Head, ROWS, Stored, padded};
-use crate::lanes::{Avx512, Lanes, Softmax};
+use crate::lanes::{Avx512, Lanes, Softmax, load_tile, store_tile};
 
 /// A head's keys and values in the order of the loops, two neighbours in one u32, and the tiles of a few rows.
 #[derive(Default)]
@@ -212,12 +212,7 @@ unsafe fn weigh_strip<const W: usize>(
     sums: *mut f32,
 ) {
     unsafe {
-        let mut sum = [[Avx512::splat(0.); W]; ROWS];
-        for r in 0..ROWS {
-            for w in 0..W {
-                sum[r][w] = Avx512::load(sums.add(r * wide + w * Avx512::N));
-            }
-        }
+        let mut sum = load_tile::<Avx512, ROWS, W>(sums, wide);
         for k in 0..pairs {
             let mut v = [splat(0); W];
             for w in 0..W {
@@ -230,10 +225,6 @@ unsafe fn weigh_strip<const W: usize>(
                 }
             }
         }
-        for r in 0..ROWS {
-            for w in 0..W {
-                Avx512::store(sums.add(r * wide + w * Avx512::N), sum[r][w]);
-            }
-        }
+        store_tile::<Avx512, ROWS, W>(sums, wide, &sum);
     }
 }

@@ -1,7 +1,7 @@
 //! The loops in f32, whatever the matrices are stored in.
 
 use crate::head::{BLOCK, Head, ROWS, Stored, padded};
-use crate::lanes::{Avx2, Avx512, Lanes, Softmax};
+use crate::lanes::{Avx2, Avx512, Lanes, Softmax, load_tile, store_tile};
 
 /// A head's keys and values in the order of the loops, and the tiles of a few rows: what a thread needs for itself.
 #[derive(Default)]
@@ -155,11 +155,7 @@ unsafe fn score<L: Lanes, const K: usize>(
                 }
             }
         }
-        for r in 0..ROWS {
-            for j in 0..K {
-                L::store(tile.add(r * BLOCK + j * L::N), s[r][j]);
-            }
-        }
+        store_tile::<L, ROWS, K>(tile, BLOCK, &s);
     }
 }
 
@@ -202,12 +198,7 @@ unsafe fn weigh_strip<L: Lanes, const W: usize>(
     sums: *mut f32,
 ) {
     unsafe {
-        let mut sum = [[L::splat(0.); W]; ROWS];
-        for r in 0..ROWS {
-            for w in 0..W {
-                sum[r][w] = L::load(sums.add(r * wide + w * L::N));
-            }
-        }
+        let mut sum = load_tile::<L, ROWS, W>(sums, wide);
         for k in 0..here {
             let mut v = [L::splat(0.); W];
             for w in 0..W {
@@ -220,10 +211,6 @@ unsafe fn weigh_strip<L: Lanes, const W: usize>(
                 }
             }
         }
-        for r in 0..ROWS {
-            for w in 0..W {
-                L::store(sums.add(r * wide + w * L::N), sum[r][w]);
-            }
-        }
+        store_tile::<L, ROWS, W>(sums, wide, &sum);
     }
 }

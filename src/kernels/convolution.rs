@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::version::Version;
+use crate::device::free_memory;
 
 /// A convolution's weights, reordered when they are first used, and again when they have changed.
 #[derive(Default)]
@@ -92,6 +93,9 @@ impl PackedWeight {
         if let Some(packed) = packed.as_ref().filter(|packed| packed.of == of) {
             return Some(Arc::clone(packed));
         }
+        if !room_for(weight) {
+            return None;
+        }
         let (stride, padding, kind) = ([window.stride; 2], [window.padding; 2], x.kind());
         let weight = prepare(weight)?
             .f_to_kind(kind)
@@ -102,6 +106,14 @@ impl PackedWeight {
         *packed = Some(Arc::clone(&new));
         Some(new)
     }
+}
+
+/// Whether there is memory enough for other things beside the weights once more: without it, the plain way is the one that
+/// ends. Of small weights nobody asks.
+fn room_for(weight: &Tensor) -> bool {
+    const SPARE: u64 = 2 << 30;
+    let bytes = 4 * weight.numel() as u64;
+    bytes < 4 << 20 || free_memory(Device::Cpu).is_none_or(|free| free >= SPARE + 2 * bytes)
 }
 
 /// The weights [4 out, in, 2, 2] of the four cells that a cell becomes, in f32: of rows above and below, each left and right.

@@ -14,8 +14,10 @@ pub(crate) struct Memo {
     kept: Mutex<VecDeque<Kept>>,
 }
 
-/// Two halves of a guided prediction on each of a few cores.
+/// The most answers that are kept: two halves of a guided prediction on each of a few cores.
 const MOST: usize = 16;
+/// The most numbers in all of them. A network has many of these, and the texts of a large batch are many.
+const NUMBERS: usize = 1 << 20;
 
 struct Kept {
     /// Kept too: as long as they live, no other tensor lies where they lie.
@@ -45,8 +47,14 @@ impl Memo {
             let answer = compute();
             let inputs = inputs.iter().map(|x| x.shallow_clone()).collect();
             if let Ok(mut kept) = self.kept.lock() {
-                kept.truncate(MOST - 1);
                 kept.push_front(Kept { _inputs: inputs, of, answer: answer.shallow_clone() });
+                let mut numbers = 0;
+                let fits = |kept: &Kept| {
+                    numbers += kept.answer.numel();
+                    numbers <= NUMBERS
+                };
+                let few = kept.iter().map(fits).take(MOST).take_while(|fits| *fits).count();
+                kept.truncate(few);
             }
             answer
         })
@@ -85,6 +93,19 @@ mod tests {
             let x = Tensor::full([2, 3], i, FLOAT_CPU);
             assert!(twice(&x).equal(&(&x * 2.)), "{i}");
         }
-        assert!(memo.kept.lock().unwrap().len() <= MOST);
+        assert_eq!(memo.kept.lock().unwrap().len(), MOST);
+    }
+
+    #[test]
+    fn what_is_kept_is_not_much() {
+        let memo = Memo::default();
+        let kept = || memo.kept.lock().unwrap().len();
+        let zeros = |numbers| Tensor::zeros([numbers], FLOAT_CPU);
+        for expected in [1, 2, 2, 2] {
+            let _ = memo.of(&[&zeros(3)], || zeros(NUMBERS as i64 / 2));
+            assert_eq!(kept(), expected);
+        }
+        let _ = memo.of(&[&zeros(3)], || zeros(NUMBERS as i64 + 1));
+        assert_eq!(kept(), 0);
     }
 }
