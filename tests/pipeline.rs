@@ -675,6 +675,25 @@ fn prompts_with_weights_and_prompts_that_change() -> Result<()> {
     Ok(())
 }
 
+/// Texts are encoded once, each with its own number of skipped layers.
+#[test]
+fn one_text_with_two_skips_is_two_texts() -> Result<()> {
+    let model = StableDiffusion::tiny()?;
+    let request = Request {
+        negative_prompt: "a cat".into(),
+        clip_skip: ClipSkip { prompt: 1, negative: 0 },
+        ..Request::batch(["a cat", "a dog", "a cat"])
+    };
+    let (uncond, cond) = model.prepare(&request)?.contexts.unwrap();
+    assert!(apart(&uncond.get(0), &cond.get(0)) > 1e-2);
+    assert!(uncond.get(0).equal(&model.encode_text("a cat", "a cat", 0)?.context.get(0)));
+    for (i, prompt) in request.prompts.iter().enumerate() {
+        let alone = model.encode_text(prompt, prompt, 1)?.context.get(0);
+        assert!(cond.get(i as i64).equal(&alone), "{prompt}");
+    }
+    Ok(())
+}
+
 /// A half alone is that half of both, with a pooled text for each half and with one that serves both.
 #[test]
 fn half_of_a_guided_batch_is_that_half() -> Result<()> {

@@ -37,6 +37,34 @@ fn predictions_of_diffusers() -> Result<()> {
     Ok(())
 }
 
+/// However a batch is shared out among the cores, each sample has its own prediction and maps.
+#[test]
+fn a_sample_of_a_batch_is_what_it_is_alone() -> Result<()> {
+    let mut worst = Worst::within(1e-5);
+    for (name, folder) in golden::folders("unet").into_iter().take(2) {
+        let numbers = golden::numbers(&folder);
+        let unet = UNet::open(&folder, Kind::Float, Device::Cpu)?;
+        let one = |name: &str| numbers.tensor(name).unwrap().narrow(0, 0, 1);
+        let (sample, context) = (one("sample"), one("context"));
+        let several = |x: &Tensor| Tensor::cat(&[x, &(x * 2.), &(x * -1.), &(x + 1.)], 0);
+        let (samples, contexts) = (several(&sample), several(&context));
+        let t = Tensor::from_slice(&[10i64, 500, 20, 900]);
+        let (all, maps) = unet.forward_with_attention(&samples, &t, &contexts)?;
+        for i in 0..4 {
+            let row = |x: &Tensor| x.narrow(0, i, 1);
+            let (alone, own) =
+                unet.forward_with_attention(&row(&samples), row(&t), row(&contexts))?;
+            worst.compare(&name, &row(&all), &alone);
+            for (map, own) in maps.iter().zip(&own) {
+                assert_eq!(map.weights.size()[0], 4, "{}", map.layer);
+                worst.compare(&map.layer, &row(&map.weights), &own.weights);
+            }
+        }
+    }
+    worst.finish("samples of a batch");
+    Ok(())
+}
+
 /// The families, with all inputs of their U-Nets.
 const FAMILIES: [&str; 5] = ["depth", "inpainting", "lcm", "sdxl", "upscaler"];
 
